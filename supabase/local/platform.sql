@@ -1,4 +1,4 @@
--- What a hosted Supabase database holds before the first migration: roles, schemas, request helpers.
+-- What a hosted Supabase database holds before the first migration: roles, schemas, helpers.
 -- Applied once to the embedded Postgres, before the Auth tables and the migrations; never deployed.
 -- Source: the published defaults of a Supabase project.
 

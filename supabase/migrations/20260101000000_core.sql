@@ -1,0 +1,416 @@
+-- Core: schemas, default privileges, clock, error keys, allowed moves, checks of Brazilian documents and text.
+-- Depends on: a Supabase database (roles anon, authenticated, service_role; schema auth).
+-- Asked for by: architecture §4, access "The only policy forms", domain §3.
+
+-- Schemas and default privileges: nothing is reachable until a migration grants it by name
+
+create schema app;
+comment on schema app is 'Machinery behind the API: helpers, triggers, catalogues. Not exposed over REST.';
+create schema partitions;
+comment on schema partitions is 'Partitions of the append-only tables. Nobody but the owner reaches them.';
+
+do $$
+begin
+    if to_regrole('analyst') is null then
+        create role analyst nologin noinherit;
+    end if;
+end;
+$$;
+comment on role analyst is 'Group of the read-only SQL logins; what a login sees stands in app.analyst_grants.';
+alter role analyst set statement_timeout = '60s';
+alter role analyst set default_transaction_read_only = on;
+
+alter default privileges revoke execute on functions from public;
+alter default privileges in schema public revoke all on tables from anon, authenticated, public;
+alter default privileges in schema public revoke all on sequences from anon, authenticated, public;
+alter default privileges in schema public revoke all on functions from anon, authenticated, public;
+revoke create on schema public from public;
+grant usage on schema public to anon, authenticated, service_role, analyst;
+grant usage on schema app to anon, authenticated, service_role, analyst;
+
+-- Tables
+
+create table app.error_keys (
+    key text primary key constraint error_keys_key_check check (key ~ '^[a-z][a-z0-9_]*$'),
+    http integer not null constraint error_keys_http_check check (http between 400 and 599),
+    meaning text not null
+);
+comment on table app.error_keys is
+    '[core] Every error a caller can meet: the message of the answer, its HTTP status, what it means.';
+
+create table app.allowed_moves (
+    machine text not null,
+    from_state text not null,
+    to_state text not null,
+    primary key (machine, from_state, to_state)
+);
+comment on table app.allowed_moves is
+    '[core] State machines as data: a row of the table named machine may go from from_state to to_state.';
+
+create table app.rate_hits (
+    bucket text not null,
+    hit_at timestamptz not null,
+    id uuid not null default gen_random_uuid(),
+    primary key (bucket, hit_at, id)
+);
+comment on table app.rate_hits is
+    '[core] Recent hits of rate-limited doors, per bucket; rows older than the limit''s window are removed on the next hit.';
+create index rate_hits_hit_at_idx on app.rate_hits (hit_at);
+
+-- Functions: clock
+
+create function app.now() returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+    select coalesce(
+        nullif(current_setting('app.now', true), '')::timestamptz, pg_catalog.now()
+    )
+$$;
+comment on function app.now() is
+    'The current moment: the transaction''s start, or the session setting app.now where a test has set it. No API caller can set it.';
+
+create function app.month_start(day date) returns date
+language sql
+immutable
+set search_path = ''
+as $$ select pg_catalog.date_trunc('month', day::timestamp)::date $$;
+comment on function app.month_start(date) is 'First day of the month a day lies in.';
+
+-- Functions: errors
+
+create function app.raise_error(key text, detail text default null, hint text default null)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    v_http integer;
+begin
+    select e.http into v_http from app.error_keys as e where e.key = raise_error.key;
+    if v_http is null then
+        raise exception 'error key % is not registered in app.error_keys', raise_error.key;
+    end if;
+    raise exception using
+        errcode = 'PT' || v_http,
+        message = raise_error.key,
+        detail = coalesce(raise_error.detail, ''),
+        hint = coalesce(raise_error.hint, '');
+end;
+$$;
+comment on function app.raise_error(text, text, text) is
+    'Raises a registered error: SQLSTATE PT + HTTP status, the key as message. The one way to refuse.';
+
+-- Functions: state machines
+
+create function app.is_allowed_move(machine text, from_state text, to_state text) returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+    select exists (
+        select from app.allowed_moves as m
+        where
+            m.machine = is_allowed_move.machine
+            and m.from_state = is_allowed_move.from_state
+            and m.to_state = is_allowed_move.to_state
+    )
+$$;
+comment on function app.is_allowed_move(text, text, text) is
+    'Whether a row of the named table may go from one state to the other.';
+
+create function app.guard_move() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+    v_from text := to_jsonb(old) ->> tg_argv[1];
+    v_to text := to_jsonb(new) ->> tg_argv[1];
+begin
+    if not app.is_allowed_move(tg_table_name, v_from, v_to) then
+        perform app.raise_error(
+            tg_argv[0] || '_move_refused',
+            format('A %s cannot go from %s to %s.', replace(tg_argv[0], '_', ' '), v_from, v_to),
+            (
+                select 'Allowed from here: ' || coalesce(string_agg(m.to_state, ', '), 'nothing') || '.'
+                from app.allowed_moves as m
+                where m.machine = tg_table_name and m.from_state = v_from
+            )
+        );
+    end if;
+    return new;
+end;
+$$;
+comment on function app.guard_move() is
+    'Trigger (entity, state column): refuses a move that app.allowed_moves does not list, as <entity>_move_refused.';
+
+-- Functions: checks of text and documents
+
+create function app.normalize(value text) returns text
+language sql
+immutable
+set search_path = ''
+as $$
+    select translate(
+        lower(value),
+        'áàâãäåéèêëíìîïóòôõöúùûüçñýÿ',
+        'aaaaaaeeeeiiiiooooouuuucnyy'
+    )
+$$;
+comment on function app.normalize(text) is 'Lower case without accents, for comparison and search.';
+
+create function app.slugify(value text) returns text
+language sql
+immutable
+set search_path = ''
+as $$ select trim(both '-' from regexp_replace(app.normalize(value), '[^a-z0-9]+', '-', 'g')) $$;
+comment on function app.slugify(text) is 'A title as a slug: lower case, no accents, words joined by hyphens.';
+
+create function app.is_slug(value text) returns boolean
+language sql
+immutable
+set search_path = ''
+as $$ select value ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(value) <= 120 $$;
+comment on function app.is_slug(text) is 'Whether a text is a slug of at most 120 characters.';
+
+create function app.clean_text(value text, max_length integer) returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+    v_clean text := nullif(
+        btrim(regexp_replace(value, '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]', '', 'g'), E' \t\r\n'), ''
+    );
+begin
+    if length(v_clean) > max_length then
+        perform app.raise_error(
+            'bad_input', format('A text is longer than %s characters.', max_length), 'Shorten it.'
+        );
+    end if;
+    return v_clean;
+end;
+$$;
+comment on function app.clean_text(text, integer) is
+    'A text typed by a stranger: control characters removed, trimmed, empty as null; too long is bad_input.';
+
+create function app.is_valid_email(value text) returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+    select
+        length(value) <= 254
+        and value ~ '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$'
+        and value !~ '(^\.|\.\.|\.@)'
+$$;
+comment on function app.is_valid_email(text) is
+    'Whether a text is an e-mail address as the HTML standard defines it, with a dotted domain and no stray dots.';
+
+create function app.is_time_zone(value text) returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if value !~ '^[A-Za-z]+(/[A-Za-z0-9_+-]+)+$' and value <> 'UTC' then
+        return false;
+    end if;
+    perform pg_catalog.timezone(value, timestamptz '2026-01-01 00:00+00');
+    return true;
+exception when invalid_parameter_value then
+    return false;
+end;
+$$;
+comment on function app.is_time_zone(text) is 'Whether a text names a zone of the tz database (Area/City, or UTC).';
+
+create function app.normalize_document(value text) returns text
+language sql
+immutable
+set search_path = ''
+as $$ select nullif(upper(regexp_replace(value, '[^A-Za-z0-9]', '', 'g')), '') $$;
+comment on function app.normalize_document(text) is 'A CPF or CNPJ without punctuation, upper case; empty as null.';
+
+create function app.check_digit(value text, weights integer[]) returns integer
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+    -- A digit counts as itself, a letter as its ASCII code minus 48 (Receita Federal, IN RFB 2.229/2024).
+    select case when total % 11 < 2 then 0 else 11 - total % 11 end
+    from (
+        select sum((ascii(substr(value, place, 1)) - 48) * weights[place])::integer as total
+        from generate_series(1, cardinality(weights)) as place
+    ) as weighted
+$$;
+comment on function app.check_digit(text, integer[]) is
+    'Modulus-11 check digit of the leading characters of a CPF or CNPJ for the given weights.';
+
+create function app.is_valid_cpf(value text) returns boolean
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+    select case
+        when value !~ '^\d{11}$' or value ~ '^(\d)\1{10}$' then false
+        else
+            app.check_digit(value, '{10,9,8,7,6,5,4,3,2}') = substr(value, 10, 1)::integer
+            and app.check_digit(value, '{11,10,9,8,7,6,5,4,3,2}') = substr(value, 11, 1)::integer
+    end
+$$;
+comment on function app.is_valid_cpf(text) is
+    'Whether a text is a CPF: 11 bare digits with right check digits, not all the same.';
+
+create function app.is_valid_cnpj(value text) returns boolean
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+    select case
+        when value !~ '^[0-9A-Z]{12}\d{2}$' or value ~ '^(.)\1{13}$' then false
+        else
+            app.check_digit(value, '{5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 13, 1)::integer
+            and app.check_digit(value, '{6,5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 14, 1)::integer
+    end
+$$;
+comment on function app.is_valid_cnpj(text) is
+    'Whether a text is a CNPJ: 12 bare upper-case letters or digits and two right check digits (alphanumeric since 07/2026, IN RFB 2.229/2024).';
+
+create function app.is_valid_document(value text) returns boolean
+language sql
+immutable
+strict
+set search_path = ''
+as $$ select app.is_valid_cpf(value) or app.is_valid_cnpj(value) $$;
+comment on function app.is_valid_document(text) is 'Whether a text is a bare CPF or CNPJ.';
+
+-- Functions: the caller of a request
+
+create function app.claims() returns jsonb
+language sql
+stable
+set search_path = ''
+as $$ select nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;
+comment on function app.claims() is 'Claims of the request''s token; null outside a request.';
+
+create function app.agent_id() returns uuid
+language sql
+stable
+set search_path = ''
+as $$ select (app.claims() #>> '{app_metadata,agent_id}')::uuid $$;
+comment on function app.agent_id() is
+    'The AI agent a request acts as, from app_metadata, which only the server can write; null for people.';
+
+create function app.request_header(name text) returns text
+language sql
+stable
+set search_path = ''
+as $$ select nullif(current_setting('request.headers', true), '')::jsonb ->> lower(name) $$;
+comment on function app.request_header(text) is 'A header of the request (names in lower case); null outside a request.';
+
+create function app.request_id() returns text
+language sql
+stable
+set search_path = ''
+as $$
+    select left(
+        coalesce(nullif(current_setting('app.request_id', true), ''), app.request_header('x-request-id')), 100
+    )
+$$;
+comment on function app.request_id() is 'Correlation id of the request or job; null where there is none.';
+
+create function app.client_address() returns text
+language sql
+stable
+set search_path = ''
+as $$
+    -- The last entry of x-forwarded-for is the one our own edge appended; earlier ones are the caller's word.
+    select coalesce(
+        app.request_header('cf-connecting-ip'),
+        nullif(btrim(split_part(app.request_header('x-forwarded-for'), ',', -1)), ''),
+        'unknown'
+    )
+$$;
+comment on function app.client_address() is
+    'Network address of the caller as the gateway saw it; unknown outside a request.';
+
+create function app.rate_limit(bucket text, max_hits integer, per interval) returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended(rate_limit.bucket, 0));
+    delete from app.rate_hits as h
+    where h.bucket = rate_limit.bucket and h.hit_at <= app.now() - rate_limit.per;
+    if (select count(*) from app.rate_hits as h where h.bucket = rate_limit.bucket) >= rate_limit.max_hits then
+        perform app.raise_error(
+            'rate_limited', format('More than %s in %s.', rate_limit.max_hits, rate_limit.per), 'Try again later.'
+        );
+    end if;
+    insert into app.rate_hits (bucket, hit_at) values (rate_limit.bucket, app.now());
+end;
+$$;
+comment on function app.rate_limit(text, integer, interval) is
+    'Counts a hit of the bucket; raises rate_limited (429) when the sliding window already holds max_hits.';
+
+create function app.refuse_change() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+    perform app.raise_error('append_only', format('Rows of %s are never changed.', tg_table_name), null);
+end;
+$$;
+comment on function app.refuse_change() is 'Trigger: refuses update, delete and truncate of an append-only table.';
+
+create function app.touch() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+    new.updated_at := app.now();
+    return new;
+end;
+$$;
+comment on function app.touch() is 'Trigger: keeps updated_at.';
+
+-- Access
+
+alter table app.error_keys enable row level security;
+alter table app.allowed_moves enable row level security;
+alter table app.rate_hits enable row level security;
+create policy error_keys_select on app.error_keys for select
+to anon, authenticated, service_role, analyst using (true);
+create policy allowed_moves_select on app.allowed_moves for select
+to anon, authenticated, service_role, analyst using (true);
+grant select on app.error_keys, app.allowed_moves to anon, authenticated, service_role, analyst;
+
+grant execute on function
+app.now(), app.month_start(date), app.raise_error(text, text, text), app.is_allowed_move(text, text, text),
+app.normalize(text), app.slugify(text), app.is_slug(text), app.clean_text(text, integer),
+app.is_valid_email(text), app.is_time_zone(text), app.normalize_document(text),
+app.check_digit(text, integer[]), app.is_valid_cpf(text), app.is_valid_cnpj(text),
+app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(text), app.request_id(),
+app.client_address()
+to anon, authenticated, service_role, analyst;
+
+-- Reference rows
+
+insert into app.error_keys (key, http, meaning) values
+('bad_input', 400, 'An argument is missing, malformed or too long.'),
+('not_signed_in', 401, 'The act needs a signed-in person.'),
+('not_allowed', 403, 'The caller''s role does not allow the act in this organisation.'),
+('organization_inactive', 403, 'The organisation is inactive: nothing of it is served.'),
+('organization_suspended', 403, 'The organisation is suspended: it may be read, not written.'),
+('not_found', 404, 'There is no such row, or the caller may not see it.'),
+('append_only', 409, 'The row belongs to a record that is never changed.'),
+('user_not_member', 422, 'The person named is not a member of the organisation.'),
+('keys_are_immutable', 422, 'org_id, id, created_at and created_by of a row cannot be changed.'),
+('event_type_unknown', 422, 'The event is not in the catalogue app.event_types.'),
+('rate_limited', 429, 'Too many requests; wait.'),
+('queue_missing', 500, 'The job queue''s schema is not installed; run nessos db push.');
