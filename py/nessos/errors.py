@@ -1,0 +1,126 @@
+"""Every error this package raises on purpose, and what the command line makes of it.
+
+NessosError
+├── UsageError                 the command was called wrongly (exit code 2)
+├── PartialError               some of the work was done, some not (exit code 3)
+├── StackError                 a part of the local stack cannot start or stop
+├── DatabaseError              the database cannot be reached or lacks something
+│   └── RuleError              a rule of the database refused (SQLSTATE PT4xx)
+└── UpstreamError              a service outside ness.OS failed
+    ├── RetryError             try again, with back-off
+    ├── WaitError              try again, not before a moment
+    └── GiveUpError            trying again cannot help
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import psycopg
+
+
+class NessosError(Exception):
+    """An expected failure: one line saying what, and the way out.
+
+    Args:
+        message: What happened, without a full stop.
+        way_out: What the reader does about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, way_out: str | None = None) -> None:
+        self.message = message
+        self.way_out = way_out
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.message} → {self.way_out}" if self.way_out else self.message
+
+
+class UsageError(NessosError):
+    """The command was called wrongly."""
+
+    exit_code = 2
+
+
+class PartialError(NessosError):
+    """Some of the work was done and some was not."""
+
+    exit_code = 3
+
+
+class StackError(NessosError):
+    """A part of the local stack cannot start or stop."""
+
+
+class DatabaseError(NessosError):
+    """The database cannot be reached, or lacks what was asked of it."""
+
+
+class RuleError(DatabaseError):
+    """A rule of the database refused the act (SQLSTATE `PT4xx`).
+
+    Args:
+        key: The stable key, one of `app.error_keys`.
+        detail: The facts.
+        hint: The way out.
+        status: The HTTP status the same refusal has over REST.
+    """
+
+    def __init__(self, key: str, detail: str | None, hint: str | None, status: int = 400) -> None:
+        self.key = key
+        self.detail = detail
+        self.hint = hint
+        self.status = status
+        super().__init__(f"{key}: {detail}" if detail else key, hint)
+
+
+class UpstreamError(NessosError):
+    """A service outside ness.OS failed."""
+
+
+class RetryError(UpstreamError):
+    """The same call may succeed later: try again with back-off."""
+
+
+class WaitError(UpstreamError):
+    """The service named a moment before which there is no use in trying.
+
+    Args:
+        message: What the service said.
+        until: The moment, with a time zone.
+    """
+
+    def __init__(self, message: str, until: datetime) -> None:
+        self.until = until
+        super().__init__(message, f"try again after {until.isoformat(timespec='seconds')}")
+
+
+class GiveUpError(UpstreamError):
+    """The call is wrong or forbidden: trying again cannot help."""
+
+
+def from_psycopg(error: psycopg.Error) -> DatabaseError:
+    """Translate what psycopg raised.
+
+    Args:
+        error: The driver's error.
+
+    Returns:
+        A `RuleError` for SQLSTATE `PT4xx`, else a `DatabaseError` with the server's first line.
+    """
+    diag = error.diag
+    state = error.sqlstate or ""
+    message = diag.message_primary or str(error).strip().partition("\n")[0] or type(error).__name__
+    if state.startswith("PT4") and state[2:].isdigit():
+        return RuleError(message, diag.message_detail, diag.message_hint, int(state[2:]))
+    if not state:
+        return DatabaseError(
+            f"the database does not answer: {message}",
+            "check DATABASE_URL, or start the local stack with make up",
+        )
+    return DatabaseError(f"{message} (SQLSTATE {state})", diag.message_hint)

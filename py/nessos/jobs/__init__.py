@@ -1,0 +1,1 @@
+"""The job queue: its schema and the worker that takes jobs from it."""

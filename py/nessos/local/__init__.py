@@ -1,0 +1,1 @@
+"""The stack on one machine: what hosted Supabase and its container give in production."""

@@ -1,0 +1,58 @@
+"""What the environment says. This module is the only reader of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: where `supabase/`, `node_modules/` and `.nessos/` are."""
+
+
+class Settings(BaseSettings):
+    """Settings of one process; `.env.example` documents each.
+
+    Attributes:
+        database_url: The database to work on; the local stack's when empty.
+        supabase_url: The project's address; the local gateway's when empty.
+        supabase_publishable_key: The key a frontend uses.
+        supabase_secret_key: The key that passes row level security. Servers only.
+        home: Where the local stack keeps its data, keys and logs.
+        postgres_port: TCP port of the embedded Postgres.
+        gateway_port: TCP port of REST, Auth and functions.
+        functions_port: TCP port of the functions server behind the gateway.
+        start_timeout_s: How long each part may take to become healthy.
+        body_limit_mb: The largest request body the gateway takes.
+        worker_concurrency: Jobs one worker runs at the same time.
+    """
+
+    model_config = SettingsConfigDict(env_file=ROOT / ".env", extra="ignore", env_prefix="NESSOS_")
+
+    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
+    supabase_url: str | None = Field(default=None, validation_alias="SUPABASE_URL")
+    supabase_publishable_key: SecretStr | None = Field(
+        default=None, validation_alias="SUPABASE_PUBLISHABLE_KEY"
+    )
+    supabase_secret_key: SecretStr | None = Field(
+        default=None, validation_alias="SUPABASE_SECRET_KEY"
+    )
+    home: Path = ROOT / ".nessos"
+    postgres_port: int = Field(default=54322, ge=1, le=65535)
+    gateway_port: int = Field(default=54321, ge=1, le=65535)
+    functions_port: int = Field(default=54323, ge=1, le=65535)
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    body_limit_mb: int = Field(default=10, ge=1)
+    worker_concurrency: int = Field(default=10, ge=1)
+
+
+@cache
+def load() -> Settings:
+    """Read the environment once per process.
+
+    Returns:
+        The settings.
+    """
+    return Settings()
