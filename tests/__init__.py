@@ -1,0 +1,1 @@
+"""Tests of ness.OS, ordered by what they prove."""

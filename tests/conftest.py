@@ -1,0 +1,119 @@
+"""Fixtures: the run's Postgres, a fresh copy of the database per module, and a world of two organisations in it."""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+import pytest
+from nessos.local import postgres
+
+from tests import people
+from tests.cluster import RUN_FOLDER_VARIABLE, Server, end_run, new_run_folder
+from tests.people import WORLD, Connection, World
+from tests.world import create_world
+
+TEMPLATE, WORLD_TEMPLATE = "nessos_template", "nessos_world"
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --pg, the major version of Postgres to test on."""
+    parser.addoption("--pg", type=int, choices=(16, 18), default=18, help="Postgres to test on (default 18)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Own the run's folder, unless we are a worker of somebody who does."""
+    config.nessos_run_folder = None if hasattr(config, "workerinput") else new_run_folder()  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what this run started."""
+    if folder := getattr(config, "nessos_run_folder", None):
+        end_run(folder)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which Postgres the run is on."""
+    return f"postgres: {config.getoption('--pg')}"
+
+
+@pytest.fixture(scope="session")
+def pg_version(request: pytest.FixtureRequest) -> Literal[16, 18]:
+    """The major version of Postgres this run is on."""
+    return 16 if request.config.getoption("--pg") == 16 else 18
+
+
+@pytest.fixture(scope="session")
+def server(pg_version: Literal[16, 18]) -> Server:
+    """The run's Postgres server."""
+    return Server(Path(os.environ[RUN_FOLDER_VARIABLE]), pg_version)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> str:
+    """The name of the sealed database as `nessos db push` builds it: no organisation in it."""
+    return server.template(TEMPLATE, lambda cluster, name: postgres.build_database(cluster, name))
+
+
+@pytest.fixture(scope="session")
+def world_template(server: Server, template: str) -> str:
+    """The name of the sealed database that also holds the world."""
+    return server.template(
+        WORLD_TEMPLATE,
+        lambda cluster, name: create_world(cluster.create_database(name, template=template)),
+    )
+
+
+def clone_of(server: Server, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give the address of a copy of a template, named after who asked."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    asker = re.sub(r"\W+", "_", request.node.name.lower())[-30:]
+    with server.clone(template, f"t_{worker}_{next(_numbers)}_{asker}") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def db_url(server: Server, world_template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The owner's connection string of this module's database; what a test commits there stays for the module."""
+    yield from clone_of(server, world_template, request)
+
+
+@pytest.fixture
+def own_db_url(server: Server, world_template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The connection string of a database that only this test sees."""
+    yield from clone_of(server, world_template, request)
+
+
+@pytest.fixture(scope="module")
+def empty_db_url(server: Server, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The connection string of a database as deployed: migrated, without the world."""
+    yield from clone_of(server, template, request)
+
+
+@pytest.fixture(scope="module")
+def _module_connection(db_url: str) -> Iterator[Connection]:
+    with psycopg.connect(db_url) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def db(_module_connection: Connection) -> Iterator[Connection]:
+    """The owner's connection to the module's database; whatever the test does is rolled back at its end."""
+    connection: psycopg.Connection[Any] = _module_connection
+    people.open_connections.append(connection)
+    try:
+        yield connection
+    finally:
+        people.open_connections.remove(connection)
+        connection.rollback()
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """Two organisations, `a` and `b`, with a member per role and two clients each, and people outside of both."""
+    return WORLD

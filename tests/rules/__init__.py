@@ -1,0 +1,1 @@
+"""The business rules, acted out by people."""

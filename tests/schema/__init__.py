@@ -1,0 +1,1 @@
+"""Laws of the catalog, and the artefacts made from it."""
