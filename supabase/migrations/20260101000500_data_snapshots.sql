@@ -1,0 +1,260 @@
+-- Data snapshots: what the ERP and the Banco Central said, as they said it, and what is missing of it.
+-- Depends on: core, core_access, core_audit, events.
+-- Asked for by: domain §5 (data), ness-os-data-massa "Tabelas envolvidas".
+
+-- 1. Tables
+
+create table public.erp_sync_log (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    entity text not null
+        constraint erp_sync_log_entity_check check (entity in ('clients', 'receivables', 'revenue')),
+    month date constraint erp_sync_log_month_check check (month = app.month_start(month)),
+    status text not null default 'running'
+        constraint erp_sync_log_status_check
+            check (status in ('running', 'succeeded', 'partial', 'failed')),
+    rows_read integer not null default 0 constraint erp_sync_log_read_check check (rows_read >= 0),
+    rows_written integer not null default 0
+        constraint erp_sync_log_written_check check (rows_written >= 0),
+    error text constraint erp_sync_log_error_check check (length(error) <= 2000),
+    started_at timestamptz not null default app.now(),
+    finished_at timestamptz,
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    constraint erp_sync_log_finished_check
+        check ((status = 'running') = (finished_at is null) and finished_at >= started_at)
+);
+comment on table public.erp_sync_log is
+    '[data] One row per run of a synchronisation with the ERP (Omie): what, when, how much, how it ended.';
+comment on column public.erp_sync_log.month is 'First day of the month asked for; null for a full run.';
+comment on column public.erp_sync_log.error is 'Why it failed or was partial; never a request body.';
+create index erp_sync_log_entity_idx on public.erp_sync_log (org_id, entity, started_at desc);
+
+create table public.erp_revenue_snapshot (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    month date not null
+        constraint erp_revenue_snapshot_month_check check (month = app.month_start(month)),
+    omie_codigo bigint not null
+        constraint erp_revenue_snapshot_omie_codigo_check check (omie_codigo > 0),
+    client_id uuid,
+    basis text not null
+        constraint erp_revenue_snapshot_basis_check check (basis in ('issued', 'received')),
+    value numeric(14, 2) not null,
+    synced_at timestamptz not null default app.now(),
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    unique (org_id, month, omie_codigo, basis)
+);
+comment on table public.erp_revenue_snapshot is
+    '[data] Revenue the ERP billed (issued) or received, per month and ERP client. Kept 36 months.';
+comment on column public.erp_revenue_snapshot.month is 'First day of the month.';
+comment on column public.erp_revenue_snapshot.omie_codigo is 'Omie''s code of the client; matches clients.omie_codigo.';
+comment on column public.erp_revenue_snapshot.client_id is
+    'Client with this omie_codigo, kept by trigger; null while no client has it.';
+comment on column public.erp_revenue_snapshot.value is 'BRL; negative when returns exceed sales.';
+create index erp_revenue_snapshot_omie_codigo_idx
+on public.erp_revenue_snapshot (org_id, omie_codigo, month);
+create index erp_revenue_snapshot_client_id_idx on public.erp_revenue_snapshot (org_id, client_id);
+
+create table public.erp_receivables (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    title_number bigint not null
+        constraint erp_receivables_title_number_check check (title_number > 0),
+    reference text constraint erp_receivables_reference_check check (length(reference) <= 120),
+    omie_codigo bigint not null constraint erp_receivables_omie_codigo_check check (omie_codigo > 0),
+    client_id uuid,
+    document text constraint erp_receivables_document_check check (app.is_valid_document(document)),
+    issued_on date,
+    due_on date not null,
+    amount numeric(14, 2) not null constraint erp_receivables_amount_check check (amount >= 0),
+    paid numeric(14, 2) not null default 0 constraint erp_receivables_paid_check check (paid >= 0),
+    open numeric(14, 2) not null constraint erp_receivables_open_check check (open >= 0),
+    status text not null
+        constraint erp_receivables_status_check
+            check (status in ('open', 'partial', 'paid', 'cancelled')),
+    synced_at timestamptz not null default app.now(),
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    unique (org_id, title_number),
+    constraint erp_receivables_settled_check check (status in ('open', 'partial') or open = 0)
+);
+comment on table public.erp_receivables is
+    '[data] Titles to receive as the ERP shows them. Overdue is not a status: open > 0 and due_on passed.';
+comment on column public.erp_receivables.title_number is 'Omie''s codigo_lancamento_omie.';
+comment on column public.erp_receivables.reference is 'Document number and instalment as printed, such as OS-41 001/003.';
+comment on column public.erp_receivables.omie_codigo is 'Omie''s code of the client; matches clients.omie_codigo.';
+comment on column public.erp_receivables.client_id is
+    'Client with this omie_codigo, kept by trigger; null while no client has it.';
+comment on column public.erp_receivables.document is '[pii] CPF or CNPJ of the debtor, bare.';
+comment on column public.erp_receivables.amount is 'Face value, BRL.';
+comment on column public.erp_receivables.paid is
+    'BRL received so far; with interest or discount, paid + open differs from amount.';
+comment on column public.erp_receivables.open is 'BRL still to receive; 0 once paid or cancelled.';
+create index erp_receivables_due_on_idx on public.erp_receivables (org_id, due_on) where open > 0;
+create index erp_receivables_omie_codigo_idx on public.erp_receivables (org_id, omie_codigo);
+create index erp_receivables_client_id_idx on public.erp_receivables (org_id, client_id);
+
+create table public.bcb_rates_snapshot (
+    series text not null
+        constraint bcb_rates_snapshot_series_check check (series ~ '^[A-Za-z0-9_.-]{1,40}$'),
+    date date not null,
+    value numeric(18, 8),
+    buy numeric(18, 8) constraint bcb_rates_snapshot_buy_check check (buy > 0),
+    sell numeric(18, 8) constraint bcb_rates_snapshot_sell_check check (sell > 0),
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (series, date),
+    constraint bcb_rates_snapshot_value_check
+        check (value is not null or buy is not null or sell is not null)
+);
+comment on table public.bcb_rates_snapshot is
+    '[data] Series (SGS) and exchange rates (PTAX) of the Banco Central. Global: the same for every organisation. Kept 60 months.';
+comment on column public.bcb_rates_snapshot.series is
+    'SGS code (433 IPCA, 189 IGP-M, 188 INPC, 432 Selic …) or PTAX currency such as USD.';
+comment on column public.bcb_rates_snapshot.date is 'Day of the value; monthly series are dated on day 1 of their month.';
+comment on column public.bcb_rates_snapshot.value is
+    'In the unit of the series; monthly indices in percent of the month. Null for a currency.';
+comment on column public.bcb_rates_snapshot.buy is 'BRL per unit of the currency, bought.';
+comment on column public.bcb_rates_snapshot.sell is 'BRL per unit of the currency, sold.';
+comment on column public.bcb_rates_snapshot.updated_at is 'When the value was last revised.';
+
+create table public.data_gaps (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    dataset text not null
+        constraint data_gaps_dataset_check check (dataset ~ '^[a-z][a-z0-9_]{1,59}$'),
+    period date not null,
+    item text not null default '' constraint data_gaps_item_check check (length(item) <= 120),
+    detail text constraint data_gaps_detail_check check (length(detail) <= 2000),
+    status text not null default 'open'
+        constraint data_gaps_status_check check (status in ('open', 'solved')),
+    detected_at timestamptz not null default app.now(),
+    solved_at timestamptz,
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    unique (org_id, dataset, period, item),
+    constraint data_gaps_solved_check check ((status = 'solved') = (solved_at is not null))
+);
+comment on table public.data_gaps is
+    '[data] What a period should hold and does not: a month without ERP revenue, an index value not published, a client without match.';
+comment on column public.data_gaps.dataset is 'Table or feed that has the gap, such as erp_revenue_snapshot.';
+comment on column public.data_gaps.period is 'Day the gap starts, or first day of its month.';
+comment on column public.data_gaps.item is 'Which series, client or title; empty for the whole dataset.';
+
+-- 2. Functions
+
+create function app.monthly_index(series text, month date) returns numeric
+language sql
+stable
+set search_path = ''
+as $$
+    select r.value
+    from public.bcb_rates_snapshot as r
+    where r.series = monthly_index.series and r.date = app.month_start(monthly_index.month)
+$$;
+comment on function app.monthly_index(text, date) is
+    'Value of a monthly series (percent of the month) for the month a day lies in; null when not published.';
+
+create function public.upsert_bcb_rates(rates jsonb) returns setof public.bcb_rates_snapshot
+language plpgsql
+set search_path = ''
+as $$
+begin
+    if rates is null or jsonb_typeof(rates) <> 'array' then
+        perform app.raise_error('bad_input', 'rates is not an array.', 'Send [{"series", "date", "value"}].');
+    end if;
+    begin
+        return query
+        insert into public.bcb_rates_snapshot as kept (series, date, value, buy, sell)
+        select distinct on (given.series, given.date)
+            given.series, given.date, given.value, given.buy, given.sell
+        from jsonb_array_elements(rates) with ordinality as element (item, place)
+        cross join lateral jsonb_to_record(element.item) as given (
+            series text, date date, value numeric, buy numeric, sell numeric
+        )
+        order by given.series, given.date, element.place desc
+        on conflict (series, date) do update
+            set value = excluded.value, buy = excluded.buy, sell = excluded.sell, updated_at = app.now()
+            where (kept.value, kept.buy, kept.sell)
+                is distinct from (excluded.value, excluded.buy, excluded.sell)
+        returning kept.*;
+    exception
+        when data_exception or integrity_constraint_violation then
+            perform app.raise_error('bad_input', sqlerrm, 'Dates are ISO, numbers have a decimal point.');
+    end;
+end;
+$$;
+comment on function public.upsert_bcb_rates(jsonb) is
+    'Stores an array of {series, date, value | buy, sell}; a revised value replaces the old one. Returns only rows that changed. Worker only.';
+
+-- 3. Triggers
+
+create trigger erp_sync_log_10_guard_status
+before update of status on public.erp_sync_log
+for each row when (old.status is distinct from new.status)
+execute function app.guard_move('erp_sync', 'status');
+
+create trigger data_gaps_10_guard_status
+before update of status on public.data_gaps
+for each row when (old.status is distinct from new.status)
+execute function app.guard_move('data_gap', 'status');
+
+create trigger erp_sync_log_70_emit
+after insert or update or delete on public.erp_sync_log
+for each row execute function app.emit_event('data', 'erp_sync', 'status', 'entity', 'month');
+
+create trigger data_gaps_70_emit
+after insert or update or delete on public.data_gaps
+for each row execute function app.emit_event('data', 'data_gap', 'status', 'dataset', 'period');
+
+-- 5. Access
+
+select app.protect_table('public.erp_sync_log', 'data', null, '{select}');
+select app.protect_table('public.erp_revenue_snapshot', 'data', null, '{select}');
+select app.protect_table('public.erp_receivables', 'data', null, '{select}');
+select app.protect_table('public.data_gaps', 'data', null, '{select}');
+
+-- The same for every organisation, so no organisation decides: any signed-in person reads it.
+alter table public.bcb_rates_snapshot enable row level security;
+alter table public.bcb_rates_snapshot force row level security;
+create policy bcb_rates_snapshot_select on public.bcb_rates_snapshot for select
+to authenticated using (true);
+create policy bcb_rates_snapshot_select_analyst on public.bcb_rates_snapshot for select
+to analyst using (true);
+grant select on public.bcb_rates_snapshot to authenticated, analyst;
+grant select, insert, update, delete on public.bcb_rates_snapshot to service_role;
+
+grant execute on function app.monthly_index(text, date) to authenticated, service_role, analyst;
+grant execute on function public.upsert_bcb_rates(jsonb) to service_role;
+
+-- 6. Reference rows
+
+insert into app.error_keys (key, http, meaning) values
+('erp_sync_move_refused', 409, 'A finished synchronisation run is not reopened; a retry is a new run.'),
+('data_gap_move_refused', 409, 'The data gap cannot take this status from the one it has.');
+
+insert into app.allowed_moves (machine, from_state, to_state) values
+('erp_sync_log', 'running', 'succeeded'),
+('erp_sync_log', 'running', 'partial'),
+('erp_sync_log', 'running', 'failed'),
+('data_gaps', 'open', 'solved'),
+('data_gaps', 'solved', 'open');
+
+insert into app.event_types (module, event_type, description, payload_keys) values
+('data', 'erp_sync.created', 'A synchronisation with the ERP began.', '{entity,month}'),
+('data', 'erp_sync.succeeded', 'A synchronisation with the ERP ended well.', '{entity,month}'),
+('data', 'erp_sync.partial', 'A synchronisation with the ERP ended with rows left out.', '{entity,month}'),
+('data', 'erp_sync.failed', 'A synchronisation with the ERP failed.', '{entity,month}'),
+('data', 'erp_sync.updated', 'A running synchronisation reported progress.', '{entity,month}'),
+('data', 'erp_sync.deleted', 'A synchronisation run was removed by retention.', '{entity,month}'),
+('data', 'data_gap.created', 'Something expected is missing.', '{dataset,period}'),
+('data', 'data_gap.solved', 'The missing data arrived.', '{dataset,period}'),
+('data', 'data_gap.open', 'The gap is back.', '{dataset,period}'),
+('data', 'data_gap.updated', 'The description of a gap changed.', '{dataset,period}'),
+('data', 'data_gap.deleted', 'A gap was removed.', '{dataset,period}');
