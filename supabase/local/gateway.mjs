@@ -1,0 +1,286 @@
+// REST, Auth and the functions proxy of a machine without hosted Supabase: one address, like a project's.
+// Embeds @supabase/lite; what is added or taken away around it stands in this file. Settings come from
+// the environment (see py/nessos/local/stack.py), secrets never from the command line.
+import { randomUUID } from "node:crypto";
+import { createServer } from "node:http";
+import { Readable } from "node:stream";
+import { App } from "@supabase/lite";
+import { createPostgresConnection } from "@supabase/lite/postgres";
+import postgres from "postgres";
+
+const env = process.env;
+const port = Number(env.NESSOS_GATEWAY_PORT ?? 54321);
+const functionsPort = Number(env.NESSOS_FUNCTIONS_PORT ?? 54323);
+const bodyLimit = Number(env.NESSOS_BODY_LIMIT_MB ?? 10) * 1024 * 1024;
+const config = JSON.parse(env.NESSOS_PROJECT ?? "{}");
+
+// Headers by which a caller could claim another address; the socket alone is believed.
+const addressHeaders = [
+  "cf-connecting-ip",
+  "fastly-client-ip",
+  "forwarded",
+  "true-client-ip",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "x-forwarded",
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-port",
+  "x-forwarded-proto",
+  "x-real-ip",
+];
+const hopHeaders = [
+  "connection",
+  "content-length",
+  "expect",
+  "host",
+  "keep-alive",
+  "te",
+  "upgrade",
+];
+
+// Values as PostgREST writes them: moments in ISO 8601, money as numbers.
+const isoMoment = (text) =>
+  text.replace(" ", "T").replace(
+    /([+-]\d\d)(?::?(\d\d))?$/,
+    (_, hour, minute) => `${hour}:${minute ?? "00"}`,
+  );
+const number = (text) => Number.isFinite(Number(text)) ? Number(text) : text;
+const plain = (value) => value;
+const restTypes = {
+  numeric: { to: 1700, from: [1700], serialize: String, parse: number },
+  timestamp: { to: 1114, from: [1114], serialize: plain, parse: (text) => text.replace(" ", "T") },
+  timestamptz: { to: 1184, from: [1184], serialize: plain, parse: isoMoment },
+};
+
+// Auth hands over JSON already written, and the driver would write it once more: a string, not an object.
+const writtenJson = (value) => typeof value === "string" ? value : JSON.stringify(value);
+const authTypes = {
+  ...restTypes,
+  json: { to: 114, from: [114], serialize: writtenJson, parse: JSON.parse },
+  jsonb: { to: 3802, from: [3802], serialize: writtenJson, parse: JSON.parse },
+};
+
+function connect(url, name, max, types, settings = {}) {
+  return createPostgresConnection({
+    url,
+    postgresOptions: {
+      max,
+      idle_timeout: 60,
+      types,
+      onnotice: () => {},
+      connection: { application_name: name, ...settings },
+    },
+  });
+}
+
+// One generation of connections and the App on them. A new one replaces it after migrations: the
+// schema is read once, and prepared statements do not survive changed tables.
+async function build() {
+  // Auth owns its tables and reads the catalog, so it connects as the owner. Requests to REST run on a
+  // second connection as `authenticator`, which is nothing until it becomes the role of the request.
+  const owner = connect(env.NESSOS_OWNER_URL, "nessos gateway auth", 5, authTypes);
+  const rest = connect(env.NESSOS_REST_URL, "nessos gateway rest", 10, restTypes, {
+    statement_timeout: 8000,
+  });
+  // "unknown" would make the library grant every table to anon and authenticated.
+  rest.rlsState = "active";
+  owner.rlsState = "active";
+  owner.withContext = (variables, act, options) => rest.withContext(variables, act, options);
+  const app = new App({
+    connection: owner,
+    api: { enabled: true, schemas: config.api?.schemas, max_rows: config.api?.max_rows },
+    auth: {
+      ...config.auth,
+      jwt_secret: env.NESSOS_JWT_SECRET,
+      publishable_key: env.SUPABASE_PUBLISHABLE_KEY,
+      secret_key: env.SUPABASE_SECRET_KEY,
+    },
+    studio: { enabled: false },
+    options: { server: { admin: false, disableStudio: true } },
+  });
+  const schema = await owner.introspect();
+  if (schema.tables.length === 0) throw new Error("the schema of the database cannot be read");
+  await rest.driver`select 1`;
+  return {
+    app,
+    owner,
+    close: () => Promise.allSettled([owner, rest].map((one) => one.driver.end({ timeout: 10 }))),
+  };
+}
+
+let current = await build();
+let reloading = Promise.resolve();
+
+function reload() {
+  reloading = reloading.then(async () => {
+    const old = current;
+    current = await build();
+    console.log("schema reloaded");
+    void old.close();
+  }).catch((error) => console.error("schema not reloaded:", error.message));
+  return reloading;
+}
+
+// The same call that reloads PostgREST on Supabase: notify pgrst, 'reload schema'.
+const listener = postgres(env.NESSOS_OWNER_URL, {
+  max: 1,
+  connection: { application_name: "nessos gateway listen" },
+});
+await listener.listen("pgrst", () => void reload());
+
+class Refusal extends Error {
+  constructor(status, code, message, hint = null) {
+    super(message);
+    Object.assign(this, { status, code, hint });
+  }
+}
+
+async function readBody(request) {
+  if (Number(request.headers["content-length"] ?? 0) > bodyLimit) throw tooLarge();
+  const parts = [];
+  let size = 0;
+  for await (const part of request) {
+    size += part.length;
+    if (size > bodyLimit) throw tooLarge();
+    parts.push(part);
+  }
+  return size ? Buffer.concat(parts) : undefined;
+}
+
+const tooLarge = () =>
+  new Refusal(413, "payload_too_large", `The body exceeds ${bodyLimit / 1024 / 1024} MB.`);
+
+function trustedHeaders(request, requestId) {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (addressHeaders.includes(name) || hopHeaders.includes(name) || name.startsWith(":")) {
+      continue;
+    }
+    headers.set(name, Array.isArray(value) ? value.join(", ") : value);
+  }
+  headers.set("x-forwarded-for", (request.socket.remoteAddress ?? "").replace(/^::ffff:/, ""));
+  headers.set("x-request-id", requestId);
+  return headers;
+}
+
+function crossOrigin(request) {
+  return {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET, POST, PATCH, PUT, DELETE, OPTIONS, HEAD",
+    "access-control-allow-headers": request.headers["access-control-request-headers"] ??
+      "authorization, apikey, content-type, prefer, range, x-client-info, x-request-id",
+    "access-control-expose-headers":
+      "content-range, content-location, preference-applied, x-request-id",
+    "access-control-max-age": "86400",
+  };
+}
+
+function json(status, body, headers = {}) {
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: { "content-type": "application/json; charset=utf-8", ...headers },
+  });
+}
+
+async function answer(request, url, headers) {
+  const path = url.pathname;
+  if (path === "/health") return await health();
+  const isFunction = path.startsWith("/functions/v1/");
+  if (!isFunction && !path.startsWith("/rest/v1/") && !path.startsWith("/auth/v1/")) {
+    throw new Refusal(404, "not_found", "No such address.", "/rest/v1, /auth/v1 or /functions/v1");
+  }
+  if (request.method === "OPTIONS" && !isFunction && request.headers.origin) {
+    return new Response(null, { status: 204 });
+  }
+  const hasBody = request.method !== "GET" && request.method !== "HEAD";
+  const init = { method: request.method, headers, body: hasBody ? await readBody(request) : null };
+  if (isFunction) {
+    const target = `http://127.0.0.1:${functionsPort}${path.slice("/functions/v1".length)}`;
+    return await fetch(target + url.search, { ...init, redirect: "manual" }).catch(() => {
+      throw new Refusal(502, "functions_down", "The functions server does not answer.");
+    });
+  }
+  return await current.app.fetch(new Request(url, init), { peerAddress: null });
+}
+
+async function health() {
+  const alive = current.owner.driver`select 1`.then(() => true, () => false);
+  const ok = await Promise.race([alive, new Promise((done) => setTimeout(done, 2000, false))]);
+  return json(ok ? 200 : 503, { status: ok ? "ok" : "database_down" });
+}
+
+// What went wrong inside stays in the log; the caller gets the request's id to ask about.
+async function withoutInternals(response, requestId) {
+  if (response.status < 500) return response;
+  const text = await response.text();
+  console.error(`${requestId} ${response.status} ${text.slice(0, 2000)}`);
+  let body;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    body = {};
+  }
+  // An error that a function raised on purpose (PT5xx) or that names a limit keeps its words.
+  const isOurs = /^(PT5\d\d|57014|53\d{3}|functions_down)$/.test(body.code ?? "");
+  if (isOurs) return json(response.status, body);
+  return json(response.status, {
+    code: "internal_error",
+    message: "Something went wrong on our side.",
+    details: null,
+    hint: `Ask about request ${requestId}.`,
+  });
+}
+
+const server = createServer(async (request, reply) => {
+  const given = request.headers["x-request-id"];
+  const requestId = /^[\w.:-]{1,100}$/.test(given ?? "") ? given : randomUUID();
+  const started = performance.now();
+  let response;
+  try {
+    const url = new URL(request.url, `http://${request.headers.host ?? `127.0.0.1:${port}`}`);
+    response = await answer(request, url, trustedHeaders(request, requestId));
+    if (!url.pathname.startsWith("/functions/")) {
+      response = await withoutInternals(response, requestId);
+    }
+  } catch (error) {
+    if (!(error instanceof Refusal)) console.error(requestId, error);
+    const { status = 500, code = "internal_error", hint = null } = error instanceof Refusal
+      ? error
+      : {};
+    const message = status === 500 ? "Something went wrong on our side." : error.message;
+    response = json(status, { code, message, details: null, hint });
+  }
+  const headers = Object.fromEntries(response.headers);
+  delete headers["access-control-allow-credentials"];
+  if (!request.url.startsWith("/functions/")) Object.assign(headers, crossOrigin(request));
+  reply.writeHead(response.status, { ...headers, "x-request-id": requestId });
+  if (response.status === 413) reply.shouldKeepAlive = false;
+  if (response.body && request.method !== "HEAD") {
+    Readable.fromWeb(response.body).on("error", () => reply.destroy()).pipe(reply);
+  } else {
+    reply.end();
+  }
+  if (env.NESSOS_LOG_REQUESTS) {
+    const spent = (performance.now() - started).toFixed(0);
+    console.log(`${requestId} ${request.method} ${request.url} ${response.status} ${spent} ms`);
+  }
+});
+
+server.on("error", (error) => {
+  console.error(error.code === "EADDRINUSE" ? `port ${port} is taken` : error.message);
+  process.exit(1);
+});
+server.listen(port, "127.0.0.1", () => console.log(`gateway on http://127.0.0.1:${port}`));
+
+async function stop() {
+  server.close();
+  server.closeAllConnections();
+  await Promise.race([
+    Promise.allSettled([current.close(), listener.end({ timeout: 1 })]),
+    new Promise((done) => setTimeout(done, 3000)),
+  ]);
+  process.exit(0);
+}
+process.on("SIGTERM", stop);
+process.on("SIGINT", stop);
