@@ -1,4 +1,4 @@
--- Data snapshots: what the ERP and the Banco Central said, as they said it, and what is missing of it.
+-- Data snapshots: what the ERP and the Banco Central said, as they said it, and what is missing.
 -- Depends on: core, core_access, core_audit, events.
 -- Asked for by: domain §5 (data), ness-os-data-massa "Tabelas envolvidas".
 
@@ -8,7 +8,8 @@ create table public.erp_sync_log (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
     entity text not null
-        constraint erp_sync_log_entity_check check (entity in ('clients', 'receivables', 'revenue')),
+        constraint erp_sync_log_entity_check
+            check (entity in ('clients', 'receivables', 'revenue')),
     month date constraint erp_sync_log_month_check check (month = app.month_start(month)),
     status text not null default 'running'
         constraint erp_sync_log_status_check
@@ -26,9 +27,12 @@ create table public.erp_sync_log (
         check ((status = 'running') = (finished_at is null) and finished_at >= started_at)
 );
 comment on table public.erp_sync_log is
-    '[data] One row per run of a synchronisation with the ERP (Omie): what, when, how much, how it ended.';
-comment on column public.erp_sync_log.month is 'First day of the month asked for; null for a full run.';
-comment on column public.erp_sync_log.error is 'Why it failed or was partial; never a request body.';
+    '[data] One row per run of a synchronisation with the ERP (Omie): what, when, how much, how '
+    'it ended.';
+comment on column public.erp_sync_log.month is
+    'First day of the month asked for; null for a full run.';
+comment on column public.erp_sync_log.error is
+    'Why it failed or was partial; never a request body.';
 create index erp_sync_log_entity_idx on public.erp_sync_log (org_id, entity, started_at desc);
 
 create table public.erp_revenue_snapshot (
@@ -51,7 +55,8 @@ create table public.erp_revenue_snapshot (
 comment on table public.erp_revenue_snapshot is
     '[data] Revenue the ERP billed (issued) or received, per month and ERP client. Kept 36 months.';
 comment on column public.erp_revenue_snapshot.month is 'First day of the month.';
-comment on column public.erp_revenue_snapshot.omie_codigo is 'Omie''s code of the client; matches clients.omie_codigo.';
+comment on column public.erp_revenue_snapshot.omie_codigo is
+    'Omie''s code of the client; matches clients.omie_codigo.';
 comment on column public.erp_revenue_snapshot.client_id is
     'Client with this omie_codigo, kept by trigger; null while no client has it.';
 comment on column public.erp_revenue_snapshot.value is 'BRL; negative when returns exceed sales.';
@@ -65,7 +70,8 @@ create table public.erp_receivables (
     title_number bigint not null
         constraint erp_receivables_title_number_check check (title_number > 0),
     reference text constraint erp_receivables_reference_check check (length(reference) <= 120),
-    omie_codigo bigint not null constraint erp_receivables_omie_codigo_check check (omie_codigo > 0),
+    omie_codigo bigint not null
+        constraint erp_receivables_omie_codigo_check check (omie_codigo > 0),
     client_id uuid,
     document text constraint erp_receivables_document_check check (app.is_valid_document(document)),
     issued_on date,
@@ -84,10 +90,13 @@ create table public.erp_receivables (
     constraint erp_receivables_settled_check check (status in ('open', 'partial') or open = 0)
 );
 comment on table public.erp_receivables is
-    '[data] Titles to receive as the ERP shows them. Overdue is not a status: open > 0 and due_on passed.';
+    '[data] Titles to receive as the ERP shows them. Overdue is not a status: open > 0 and due_on '
+    'passed.';
 comment on column public.erp_receivables.title_number is 'Omie''s codigo_lancamento_omie.';
-comment on column public.erp_receivables.reference is 'Document number and instalment as printed, such as OS-41 001/003.';
-comment on column public.erp_receivables.omie_codigo is 'Omie''s code of the client; matches clients.omie_codigo.';
+comment on column public.erp_receivables.reference is
+    'Document number and instalment as printed, such as OS-41 001/003.';
+comment on column public.erp_receivables.omie_codigo is
+    'Omie''s code of the client; matches clients.omie_codigo.';
 comment on column public.erp_receivables.client_id is
     'Client with this omie_codigo, kept by trigger; null while no client has it.';
 comment on column public.erp_receivables.document is '[pii] CPF or CNPJ of the debtor, bare.';
@@ -113,10 +122,12 @@ create table public.bcb_rates_snapshot (
         check (value is not null or buy is not null or sell is not null)
 );
 comment on table public.bcb_rates_snapshot is
-    '[data] Series (SGS) and exchange rates (PTAX) of the Banco Central. Global: the same for every organisation. Kept 60 months.';
+    '[data] Series (SGS) and exchange rates (PTAX) of the Banco Central. Global: the same for '
+    'every organisation. Kept 60 months.';
 comment on column public.bcb_rates_snapshot.series is
     'SGS code (433 IPCA, 189 IGP-M, 188 INPC, 432 Selic …) or PTAX currency such as USD.';
-comment on column public.bcb_rates_snapshot.date is 'Day of the value; monthly series are dated on day 1 of their month.';
+comment on column public.bcb_rates_snapshot.date is
+    'Day of the value; monthly series are dated on day 1 of their month.';
 comment on column public.bcb_rates_snapshot.value is
     'In the unit of the series; monthly indices in percent of the month. Null for a currency.';
 comment on column public.bcb_rates_snapshot.buy is 'BRL per unit of the currency, bought.';
@@ -142,10 +153,13 @@ create table public.data_gaps (
     constraint data_gaps_solved_check check ((status = 'solved') = (solved_at is not null))
 );
 comment on table public.data_gaps is
-    '[data] What a period should hold and does not: a month without ERP revenue, an index value not published, a client without match.';
-comment on column public.data_gaps.dataset is 'Table or feed that has the gap, such as erp_revenue_snapshot.';
+    '[data] What a period should hold and does not: a month without ERP revenue, an index value '
+    'not published, a client without match.';
+comment on column public.data_gaps.dataset is
+    'Table or feed that has the gap, such as erp_revenue_snapshot.';
 comment on column public.data_gaps.period is 'Day the gap starts, or first day of its month.';
-comment on column public.data_gaps.item is 'Which series, client or title; empty for the whole dataset.';
+comment on column public.data_gaps.item is
+    'Which series, client or title; empty for the whole dataset.';
 
 -- 2. Functions
 
@@ -159,7 +173,8 @@ as $$
     where r.series = monthly_index.series and r.date = app.month_start(monthly_index.month)
 $$;
 comment on function app.monthly_index(text, date) is
-    'Value of a monthly series (percent of the month) for the month a day lies in; null when not published.';
+    'Value of a monthly series (percent of the month) for the month a day lies in; null when not '
+    'published.';
 
 create function public.upsert_bcb_rates(rates jsonb) returns setof public.bcb_rates_snapshot
 language plpgsql
@@ -167,7 +182,9 @@ set search_path = ''
 as $$
 begin
     if rates is null or jsonb_typeof(rates) <> 'array' then
-        perform app.raise_error('bad_input', 'rates is not an array.', 'Send [{"series", "date", "value"}].');
+        perform app.raise_error(
+            'bad_input', 'rates is not an array.', 'Send [{"series", "date", "value"}].'
+        );
     end if;
     begin
         return query
@@ -180,18 +197,23 @@ begin
         )
         order by given.series, given.date, element.place desc
         on conflict (series, date) do update
-            set value = excluded.value, buy = excluded.buy, sell = excluded.sell, updated_at = app.now()
+            set
+                value = excluded.value, buy = excluded.buy, sell = excluded.sell,
+                updated_at = app.now()
             where (kept.value, kept.buy, kept.sell)
                 is distinct from (excluded.value, excluded.buy, excluded.sell)
         returning kept.*;
     exception
         when data_exception or integrity_constraint_violation then
-            perform app.raise_error('bad_input', sqlerrm, 'Dates are ISO, numbers have a decimal point.');
+            perform app.raise_error(
+                'bad_input', sqlerrm, 'Dates are ISO, numbers have a decimal point.'
+            );
     end;
 end;
 $$;
 comment on function public.upsert_bcb_rates(jsonb) is
-    'Stores an array of {series, date, value | buy, sell}; a revised value replaces the old one. Returns only rows that changed. Worker only.';
+    'Stores an array of {series, date, value | buy, sell}; a revised value replaces the old one. '
+    'Returns only rows that changed. Worker only.';
 
 -- 3. Triggers
 
@@ -236,7 +258,8 @@ grant execute on function public.upsert_bcb_rates(jsonb) to service_role;
 -- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
-('erp_sync_move_refused', 409, 'A finished synchronisation run is not reopened; a retry is a new run.'),
+('erp_sync_move_refused', 409,
+    'A finished synchronisation run is not reopened; a retry is a new run.'),
 ('data_gap_move_refused', 409, 'The data gap cannot take this status from the one it has.');
 
 insert into app.allowed_moves (machine, from_state, to_state) values
@@ -249,7 +272,8 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('data', 'erp_sync.created', 'A synchronisation with the ERP began.', '{entity,month}'),
 ('data', 'erp_sync.succeeded', 'A synchronisation with the ERP ended well.', '{entity,month}'),
-('data', 'erp_sync.partial', 'A synchronisation with the ERP ended with rows left out.', '{entity,month}'),
+('data', 'erp_sync.partial',
+    'A synchronisation with the ERP ended with rows left out.', '{entity,month}'),
 ('data', 'erp_sync.failed', 'A synchronisation with the ERP failed.', '{entity,month}'),
 ('data', 'erp_sync.updated', 'A running synchronisation reported progress.', '{entity,month}'),
 ('data', 'erp_sync.deleted', 'A synchronisation run was removed by retention.', '{entity,month}'),

@@ -9,7 +9,7 @@ language sql
 immutable
 set search_path = ''
 as $$
-    -- Only the path speaks: neither the host's name nor a campaign parameter says which page it was.
+    -- Only the path speaks: neither the host's name nor a campaign parameter names the page.
     select case
         when origin_url is null or btrim(origin_url) = '' then 'Site'
         when path like '%contato%' or path like '%contact%' then 'Contato'
@@ -20,7 +20,8 @@ as $$
     end
     from (
         select regexp_replace(
-            regexp_replace(lower(btrim(origin_url)), '^([a-z][a-z0-9+.-]*:)?//[^/?#]*', ''), '[?#].*$', ''
+            regexp_replace(lower(btrim(origin_url)), '^([a-z][a-z0-9+.-]*:)?//[^/?#]*', ''),
+            '[?#].*$', ''
         ) as path
     ) as split
 $$;
@@ -39,7 +40,10 @@ create table public.leads (
     source_page text not null generated always as (app.lead_source_page(origin_url)) stored,
     source text not null default 'manual'
         constraint leads_source_check check (
-            source in ('site', 'manual', 'import', 'referral', 'campaign', 'whatsapp', 'hunter', 'sdr', 'api')
+            source in (
+                'site', 'manual', 'import', 'referral', 'campaign', 'whatsapp', 'hunter', 'sdr',
+                'api'
+            )
         ),
     status text not null default 'new'
         constraint leads_status_check
@@ -56,19 +60,25 @@ create table public.leads (
     constraint leads_lost_reason_check check ((status = 'lost') = (lost_reason is not null))
 );
 comment on table public.leads is
-    '[crm] People who may buy, one funnel for every source. A won lead stays won; a lost one says why and may come back.';
+    '[crm] People who may buy, one funnel for every source. A won lead stays won; a lost one says '
+    'why and may come back.';
 comment on column public.leads.name is '[pii] Name as the person gave it.';
 comment on column public.leads.email is '[pii] E-mail address.';
 comment on column public.leads.phone is '[pii] Phone as typed.';
 comment on column public.leads.message is '[pii] What the person wrote.';
-comment on column public.leads.origin_url is 'Address of the page the lead was sent from; null when there was none.';
-comment on column public.leads.source_page is 'Site, Contato, Soluções, Blog, Casos or Outros; see app.lead_source_page.';
+comment on column public.leads.origin_url is
+    'Address of the page the lead was sent from; null when there was none.';
+comment on column public.leads.source_page is
+    'Site, Contato, Soluções, Blog, Casos or Outros; see app.lead_source_page.';
 comment on column public.leads.source is 'How the lead came in; site means the public form.';
-comment on column public.leads.lost_reason is 'Present exactly while the lead is lost; cleared when it comes back.';
+comment on column public.leads.lost_reason is
+    'Present exactly while the lead is lost; cleared when it comes back.';
 comment on column public.leads.score is '0 to 100, higher is likelier to buy.';
-comment on column public.leads.owner_id is 'Person who works on the lead; null until somebody takes it.';
+comment on column public.leads.owner_id is
+    'Person who works on the lead; null until somebody takes it.';
 comment on column public.leads.consent_at is
-    'When the person agreed to be contacted (LGPD art. 8); null where somebody else registered the lead.';
+    'When the person agreed to be contacted (LGPD art. 8); null where somebody else registered '
+    'the lead.';
 create index leads_owner_id_idx on public.leads (org_id, owner_id);
 create index leads_status_idx on public.leads (org_id, status, created_at desc);
 create index leads_created_at_idx on public.leads (org_id, created_at desc);
@@ -88,8 +98,10 @@ create table public.lead_status_history (
     foreign key (org_id, lead_id) references public.leads (org_id, id) on delete cascade
 );
 comment on table public.lead_status_history is
-    '[crm] Every status a lead took, from its creation, written by trigger; makes a past month''s funnel reproducible.';
-comment on column public.lead_status_history.position is '1 is the status the lead was created with.';
+    '[crm] Every status a lead took, from its creation, written by trigger; makes a past month''s '
+    'funnel reproducible.';
+comment on column public.lead_status_history.position is
+    '1 is the status the lead was created with.';
 
 -- 2. Functions
 
@@ -141,7 +153,8 @@ begin
     return null;
 end;
 $$;
-comment on function app.record_lead_status() is 'Trigger: appends the lead''s new status to lead_status_history.';
+comment on function app.record_lead_status() is
+    'Trigger: appends the lead''s new status to lead_status_history.';
 
 create function app.lead_status_at(org uuid, lead uuid, moment timestamptz) returns text
 language sql
@@ -178,23 +191,33 @@ begin
     if btrim(coalesce(website, '')) <> '' then
         return jsonb_build_object('receipt', v_receipt);
     end if;
-    select o.id, o.status into v_org from public.organizations as o where o.slug = lower(btrim(org_slug));
+    select o.id, o.status into v_org
+    from public.organizations as o where o.slug = lower(btrim(org_slug));
     if v_org.id is null or v_org.status = 'inactive' then
-        perform app.raise_error('not_found', 'No open form at this address.', 'Check the address of the site.');
+        perform app.raise_error(
+            'not_found', 'No open form at this address.', 'Check the address of the site.'
+        );
     elsif v_org.status = 'suspended' then
-        perform app.raise_error('organization_suspended', 'The form is closed for now.', 'Try again later.');
+        perform app.raise_error(
+            'organization_suspended', 'The form is closed for now.', 'Try again later.'
+        );
     end if;
     if consent is not true then
         perform app.raise_error(
-            'lead_consent_required', 'consent is not true.', 'Ask the person to agree to be contacted.'
+            'lead_consent_required', 'consent is not true.',
+            'Ask the person to agree to be contacted.'
         );
     end if;
     v_name := regexp_replace(app.clean_text(submit_lead.name, 120), '\s+', ' ', 'g');
     v_email := lower(app.clean_text(submit_lead.email, 254));
     if coalesce(length(v_name), 0) < 2 then
-        perform app.raise_error('lead_invalid', 'name has fewer than 2 characters.', 'Give the full name.');
+        perform app.raise_error(
+            'lead_invalid', 'name has fewer than 2 characters.', 'Give the full name.'
+        );
     elsif not coalesce(app.is_valid_email(v_email), false) then
-        perform app.raise_error('lead_invalid', 'email is not an e-mail address.', 'Check the e-mail.');
+        perform app.raise_error(
+            'lead_invalid', 'email is not an e-mail address.', 'Check the e-mail.'
+        );
     end if;
     insert into public.leads (
         org_id, id, name, email, company, phone, message, origin_url, source, consent_at
@@ -210,7 +233,8 @@ begin
 end;
 $$;
 comment on function app.submit_lead(text, text, text, text, text, text, text, boolean, text) is
-    'Body of public.submit_lead: a visitor may not insert into leads, so it runs as the owner and shows nothing.';
+    'Body of public.submit_lead: a visitor may not insert into leads, so it runs as the owner and '
+    'shows nothing.';
 
 create function public.submit_lead(
     org_slug text,
@@ -231,7 +255,8 @@ as $$
     )
 $$;
 comment on function public.submit_lead(text, text, text, text, text, text, text, boolean, text) is
-    'Contact form of the public site. consent must be true (missing is refused); website is a honeypot and stays empty. Answers {"receipt": uuid}; 5 per 10 minutes and address.';
+    'Contact form of the public site. consent must be true (missing is refused); website is a '
+    'honeypot and stays empty. Answers {"receipt": uuid}; 5 per 10 minutes and address.';
 
 -- 3. Triggers
 
@@ -295,7 +320,8 @@ where source = 'site'
 with local check option;
 alter view public.inbound_leads alter column source set default 'site';
 comment on view public.inbound_leads is
-    '[crm] Leads that came by the public site, under the name ness.OS gave them; insert, update and delete act on leads.';
+    '[crm] Leads that came by the public site, under the name ness.OS gave them; insert, update '
+    'and delete act on leads.';
 
 -- 5. Access
 
@@ -304,7 +330,8 @@ select app.protect_table('public.lead_status_history', 'crm', null, '{select}');
 grant select, insert, update, delete on public.inbound_leads to authenticated, service_role;
 
 grant execute on function app.lead_source_page(text) to authenticated, service_role, analyst;
-grant execute on function app.lead_status_at(uuid, uuid, timestamptz) to authenticated, service_role;
+grant execute on function app.lead_status_at(uuid, uuid, timestamptz)
+to authenticated, service_role;
 grant execute on function
 app.submit_lead(text, text, text, text, text, text, text, boolean, text),
 public.submit_lead(text, text, text, text, text, text, text, boolean, text)
@@ -318,10 +345,13 @@ insert into app.error_keys (key, http, meaning) values
 ('lead_move_refused', 409, 'A won lead stays won.');
 
 insert into app.allowed_moves (machine, from_state, to_state)
-select 'leads', f.state, t.state
-from unnest('{new,qualified,proposal,lost}'::text[]) as f (state)
-cross join unnest('{new,qualified,proposal,won,lost}'::text[]) as t (state)
-where f.state <> t.state;
+select
+    'leads' as machine,
+    before.state as from_state,
+    following.state as to_state
+from unnest('{new,qualified,proposal,lost}'::text[]) as before (state)
+cross join unnest('{new,qualified,proposal,won,lost}'::text[]) as following (state)
+where before.state <> following.state;
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('growth', 'lead.created', 'A lead came in.', '{source,source_page,owner_id,score}'),

@@ -1,4 +1,4 @@
--- Contracts: clients, contracts with their items, what each was worth and in which state on any day.
+-- Contracts: clients, contracts and items; what a contract was worth, and its state, on any day.
 -- Depends on: core, core_access, core_audit, events, data_snapshots, crm, ops_playbooks.
 -- Asked for by: domain §5 (contracts), ness-os-data-flow "Integridade referencial".
 
@@ -8,8 +8,12 @@ create function app.are_valid_emails(emails text[]) returns boolean
 language sql
 immutable
 set search_path = ''
-as $$ select coalesce(bool_and(coalesce(app.is_valid_email(email), false)), true) from unnest(emails) as email $$;
-comment on function app.are_valid_emails(text[]) is 'Whether every element is an e-mail address; true for none.';
+as $$
+    select coalesce(bool_and(coalesce(app.is_valid_email(email), false)), true)
+    from unnest(emails) as email
+$$;
+comment on function app.are_valid_emails(text[]) is
+    'Whether every element is an e-mail address; true for none.';
 
 create table app.number_counters (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -19,7 +23,8 @@ create table app.number_counters (
     primary key (org_id, kind, year)
 );
 comment on table app.number_counters is
-    '[contracts] Last number given per organisation, kind and year. A row, not a sequence: a rolled-back act leaves no gap.';
+    '[contracts] Last number given per organisation, kind and year. A row, not a sequence: a '
+    'rolled-back act leaves no gap.';
 
 create table public.clients (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -28,7 +33,8 @@ create table public.clients (
     trade_name text constraint clients_trade_name_check check (length(trade_name) <= 200),
     document text constraint clients_document_check check (app.is_valid_document(document)),
     emails text[] not null default '{}'
-        constraint clients_emails_check check (cardinality(emails) <= 20 and app.are_valid_emails(emails)),
+        constraint clients_emails_check
+            check (cardinality(emails) <= 20 and app.are_valid_emails(emails)),
     phones text[] not null default '{}'
         constraint clients_phones_check
             check (cardinality(phones) <= 20 and length(array_to_string(phones, '')) <= 600),
@@ -48,16 +54,21 @@ create table public.clients (
     unique (org_id, omie_codigo),
     foreign key (org_id, lead_id) references public.leads (org_id, id) on delete set null (lead_id)
 );
-comment on table public.clients is '[contracts] Companies and people the organisation sells to by contract.';
-comment on column public.clients.name is '[pii] Legal name; a person''s where the document is a CPF.';
+comment on table public.clients is
+    '[contracts] Companies and people the organisation sells to by contract.';
+comment on column public.clients.name is
+    '[pii] Legal name; a person''s where the document is a CPF.';
 comment on column public.clients.trade_name is '[pii] Name the client goes by.';
 comment on column public.clients.document is
-    '[pii] CPF or CNPJ, stored bare; punctuation is dropped on writing. Null while unknown (abroad, prospect).';
+    '[pii] CPF or CNPJ, stored bare; punctuation is dropped on writing. Null while unknown '
+    '(abroad, prospect).';
 comment on column public.clients.emails is '[pii] E-mail addresses, the main one first.';
 comment on column public.clients.phones is '[pii] Phones, the main one first.';
 comment on column public.clients.address is '[pii] Street, number, district, city, state, zip.';
-comment on column public.clients.omie_codigo is 'Code of the client in Omie; ERP snapshots are matched by it.';
-comment on column public.clients.lead_id is 'Lead the client was won from; the first one if there were more.';
+comment on column public.clients.omie_codigo is
+    'Code of the client in Omie; ERP snapshots are matched by it.';
+comment on column public.clients.lead_id is
+    'Lead the client was won from; the first one if there were more.';
 create index clients_lead_id_idx on public.clients (org_id, lead_id);
 create index clients_status_idx on public.clients (org_id, status);
 
@@ -66,13 +77,16 @@ create table public.contracts (
     id uuid not null default gen_random_uuid(),
     number text not null,
     client_id uuid not null,
-    title text not null constraint contracts_title_check check (length(btrim(title)) between 2 and 200),
+    title text not null
+        constraint contracts_title_check check (length(btrim(title)) between 2 and 200),
     status text not null default 'draft'
         constraint contracts_status_check
             check (status in ('draft', 'active', 'suspended', 'ended', 'cancelled')),
     mrr numeric(14, 2) not null default 0 constraint contracts_mrr_check check (mrr >= 0),
-    included_hours numeric(10, 2) constraint contracts_included_hours_check check (included_hours >= 0),
-    overtime_rate numeric(14, 2) constraint contracts_overtime_rate_check check (overtime_rate >= 0),
+    included_hours numeric(10, 2)
+        constraint contracts_included_hours_check check (included_hours >= 0),
+    overtime_rate numeric(14, 2)
+        constraint contracts_overtime_rate_check check (overtime_rate >= 0),
     starts_on date not null,
     ends_on date,
     renews_on date,
@@ -85,14 +99,16 @@ create table public.contracts (
     adjustment_month integer
         constraint contracts_adjustment_month_check check (adjustment_month between 1 and 12),
     fixed_adjustment_pct numeric(7, 4)
-        constraint contracts_fixed_adjustment_pct_check check (fixed_adjustment_pct between -50 and 200),
+        constraint contracts_fixed_adjustment_pct_check
+            check (fixed_adjustment_pct between -50 and 200),
     billing_day integer constraint contracts_billing_day_check check (billing_day between 1 and 31),
     due_day integer constraint contracts_due_day_check check (due_day between 1 and 31),
     commercial_manager_id uuid references public.profiles (id),
     technical_manager_id uuid references public.profiles (id),
     proposal_id uuid,
     lead_id uuid,
-    storage_included_gb numeric(12, 2) constraint contracts_storage_check check (storage_included_gb >= 0),
+    storage_included_gb numeric(12, 2)
+        constraint contracts_storage_check check (storage_included_gb >= 0),
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
@@ -103,30 +119,43 @@ create table public.contracts (
     constraint contracts_period_check check (ends_on >= starts_on),
     constraint contracts_renewal_check check (renews_on >= starts_on),
     constraint contracts_ended_check check (status <> 'ended' or ends_on is not null),
-    constraint contracts_fixed_check check (adjustment_index <> 'fixed' or fixed_adjustment_pct is not null)
+    constraint contracts_fixed_check
+        check (adjustment_index <> 'fixed' or fixed_adjustment_pct is not null)
 );
 comment on table public.contracts is
-    '[contracts] One row per contract with a client. In force on a day means active then and the day inside the period; see app.is_contract_in_force.';
-comment on column public.contracts.number is 'CTR-YYYY-nnn, given by trigger, without gaps per organisation and year.';
+    '[contracts] One row per contract with a client. In force on a day means active then and the '
+    'day inside the period; see app.is_contract_in_force.';
+comment on column public.contracts.number is
+    'CTR-YYYY-nnn, given by trigger, without gaps per organisation and year.';
 comment on column public.contracts.mrr is
     'Monthly recurring revenue today, BRL; contract_mrr_history knows every earlier value.';
-comment on column public.contracts.included_hours is 'Hours per month in the price; null when not sold by hours.';
-comment on column public.contracts.overtime_rate is 'Price of an hour beyond the included ones, BRL.';
-comment on column public.contracts.ends_on is 'Last day, itself inside the period; null while open-ended.';
-comment on column public.contracts.renews_on is 'Day on which the contract renews or must be renegotiated.';
+comment on column public.contracts.included_hours is
+    'Hours per month in the price; null when not sold by hours.';
+comment on column public.contracts.overtime_rate is
+    'Price of an hour beyond the included ones, BRL.';
+comment on column public.contracts.ends_on is
+    'Last day, itself inside the period; null while open-ended.';
+comment on column public.contracts.renews_on is
+    'Day on which the contract renews or must be renegotiated.';
 comment on column public.contracts.notice_days is 'Days of notice either party owes.';
-comment on column public.contracts.adjustment_month is 'Month (1 to 12) of the yearly adjustment; null: the month of starts_on.';
-comment on column public.contracts.fixed_adjustment_pct is 'Percent per year, used when adjustment_index is fixed.';
+comment on column public.contracts.adjustment_month is
+    'Month (1 to 12) of the yearly adjustment; null: the month of starts_on.';
+comment on column public.contracts.fixed_adjustment_pct is
+    'Percent per year, used when adjustment_index is fixed.';
 comment on column public.contracts.proposal_id is 'Accepted proposal the contract came from.';
-comment on column public.contracts.lead_id is 'Lead whose conversion opened the contract; one contract per lead.';
-comment on column public.contracts.storage_included_gb is 'Storage in the price, in GB; null when not sold by storage.';
+comment on column public.contracts.lead_id is
+    'Lead whose conversion opened the contract; one contract per lead.';
+comment on column public.contracts.storage_included_gb is
+    'Storage in the price, in GB; null when not sold by storage.';
 create index contracts_client_id_idx on public.contracts (org_id, client_id);
-create index contracts_commercial_manager_id_idx on public.contracts (org_id, commercial_manager_id);
+create index contracts_commercial_manager_id_idx
+on public.contracts (org_id, commercial_manager_id);
 create index contracts_technical_manager_id_idx on public.contracts (org_id, technical_manager_id);
 create index contracts_proposal_id_idx on public.contracts (org_id, proposal_id);
 create unique index contracts_lead_id_idx on public.contracts (org_id, lead_id);
 create index contracts_ends_on_idx on public.contracts (org_id, ends_on) where status = 'active';
-create index contracts_renews_on_idx on public.contracts (org_id, renews_on) where status = 'active';
+create index contracts_renews_on_idx
+on public.contracts (org_id, renews_on) where status = 'active';
 create index contracts_commercial_profile_idx on public.contracts (commercial_manager_id);
 create index contracts_technical_profile_idx on public.contracts (technical_manager_id);
 
@@ -146,15 +175,20 @@ create table public.contract_items (
     foreign key (org_id, contract_id) references public.contracts (org_id, id) on delete cascade,
     foreign key (org_id, service_action_id) references public.service_actions (org_id, id),
     constraint contract_items_what_check
-        check (service_action_id is not null or (description is not null and unit_price is not null))
+        check (
+            service_action_id is not null or (description is not null and unit_price is not null)
+        )
 );
 comment on table public.contract_items is
-    '[contracts] What a contract delivers each month: service actions and quantities. Its sum is the contract''s budget; staff only.';
-comment on column public.contract_items.unit_price is 'BRL per unit; null means the estimated cost of the service action.';
+    '[contracts] What a contract delivers each month: service actions and quantities. Its sum is '
+    'the contract''s budget; staff only.';
+comment on column public.contract_items.unit_price is
+    'BRL per unit; null means the estimated cost of the service action.';
 comment on column public.contract_items.service_action_id is
     'Service action delivered; null for a free item, which then has description and price.';
 create index contract_items_contract_id_idx on public.contract_items (org_id, contract_id);
-create index contract_items_service_action_id_idx on public.contract_items (org_id, service_action_id);
+create index contract_items_service_action_id_idx
+on public.contract_items (org_id, service_action_id);
 
 create table public.contract_mrr_history (
     org_id uuid not null,
@@ -172,11 +206,14 @@ create table public.contract_mrr_history (
     foreign key (org_id, contract_id) references public.contracts (org_id, id) on delete cascade
 );
 comment on table public.contract_mrr_history is
-    '[contracts] Every value contracts.mrr took, with date and reason, written by trigger. The mrr of a day is the last row effective by then.';
-comment on column public.contract_mrr_history.position is 'Order of the changes of one contract, from 1; effective_on never goes back.';
+    '[contracts] Every value contracts.mrr took, with date and reason, written by trigger. The '
+    'mrr of a day is the last row effective by then.';
+comment on column public.contract_mrr_history.position is
+    'Order of the changes of one contract, from 1; effective_on never goes back.';
 comment on column public.contract_mrr_history.mrr_before is 'BRL; null for the first value.';
 comment on column public.contract_mrr_history.effective_on is
-    'First day the value counts; null: since the contract''s start (first value, changes of a draft).';
+    'First day the value counts; null: since the contract''s start (first value, changes of a '
+    'draft).';
 
 create table public.contract_status_history (
     org_id uuid not null,
@@ -192,10 +229,13 @@ create table public.contract_status_history (
     foreign key (org_id, contract_id) references public.contracts (org_id, id) on delete cascade
 );
 comment on table public.contract_status_history is
-    '[contracts] Every status a contract took, written by trigger; keeps past months true after a contract is suspended or ends.';
-comment on column public.contract_status_history.position is 'Order of the changes of one contract, from 1.';
+    '[contracts] Every status a contract took, written by trigger; keeps past months true after a '
+    'contract is suspended or ends.';
+comment on column public.contract_status_history.position is
+    'Order of the changes of one contract, from 1.';
 comment on column public.contract_status_history.effective_on is
-    'First day the status counts; null: since the contract''s start (first status, activation of a draft).';
+    'First day the status counts; null: since the contract''s start (first status, activation of '
+    'a draft).';
 
 alter table public.memberships add constraint memberships_client_id_fkey
 foreign key (org_id, client_id) references public.clients (org_id, id);
@@ -203,16 +243,12 @@ alter table public.invitations add constraint invitations_client_id_fkey
 foreign key (org_id, client_id) references public.clients (org_id, id) on delete cascade;
 create index invitations_client_id_idx on public.invitations (org_id, client_id);
 
-alter table public.leads add column client_id uuid;
-alter table public.leads add constraint leads_client_id_fkey
-foreign key (org_id, client_id) references public.clients (org_id, id) on delete set null (client_id);
-comment on column public.leads.client_id is 'Client the lead was converted into; set by convert_lead.';
-create index leads_client_id_idx on public.leads (org_id, client_id);
-
 alter table public.erp_revenue_snapshot add constraint erp_revenue_snapshot_client_id_fkey
-foreign key (org_id, client_id) references public.clients (org_id, id) on delete set null (client_id);
+foreign key (org_id, client_id) references public.clients (org_id, id)
+on delete set null (client_id);
 alter table public.erp_receivables add constraint erp_receivables_client_id_fkey
-foreign key (org_id, client_id) references public.clients (org_id, id) on delete set null (client_id);
+foreign key (org_id, client_id) references public.clients (org_id, id)
+on delete set null (client_id);
 
 -- 2. Functions: numbers
 
@@ -225,16 +261,20 @@ declare
     v_year integer := extract(year from app.org_today(org));
     v_last integer;
 begin
-    -- The counter's row stays locked until the transaction ends: the next caller waits, and a rollback gives the number back.
+    -- The counter's row stays locked until the transaction ends: the next caller waits, and a
+    -- rollback gives the number back.
     insert into app.number_counters as c (org_id, kind, year, last)
     values (org, next_number.kind, v_year, 1)
     on conflict on constraint number_counters_pkey do update set last = c.last + 1
     returning c.last into v_last;
-    return format('%s-%s-%s', prefix, v_year, case when v_last < 1000 then lpad(v_last::text, 3, '0') else v_last::text end);
+    return format(
+        '%s-%s-%s', prefix, v_year, lpad(v_last::text, greatest(3, length(v_last::text)), '0')
+    );
 end;
 $$;
 comment on function app.next_number(uuid, text, text) is
-    'Next gapless number PREFIX-YYYY-nnn of a kind in an organisation (year in its time zone). Writers of one organisation and kind queue up until commit.';
+    'Next gapless number PREFIX-YYYY-nnn of a kind in an organisation (year in its time zone). '
+    'Writers of one organisation and kind queue up until commit.';
 
 -- Functions: in force, the one home of the rule
 
@@ -244,7 +284,8 @@ immutable
 set search_path = ''
 as $$ select status = 'active' and day >= starts_on and (ends_on is null or day <= ends_on) $$;
 comment on function app.is_in_force(text, date, date, date) is
-    'The rule: a contract with this status on the day and this period is in force on the day. First and last day count.';
+    'The rule: a contract with this status on the day and this period is in force on the day. '
+    'First and last day count.';
 
 create function app.contract_status_on(org uuid, contract uuid, day date) returns text
 language sql
@@ -261,7 +302,8 @@ as $$
     limit 1
 $$;
 comment on function app.contract_status_on(uuid, uuid, date) is
-    'Status a contract had on a day. The activation of a draft counts from the start of the contract.';
+    'Status a contract had on a day. The activation of a draft counts from the start of the '
+    'contract.';
 
 create function app.contract_mrr_on(org uuid, contract uuid, day date) returns numeric
 language sql
@@ -296,7 +338,8 @@ as $$
     )
 $$;
 comment on function app.is_contract_in_force(uuid, uuid, date) is
-    'Whether the organisation''s contract was, is or will be in force on a day. Sees every contract: for guards and jobs.';
+    'Whether the organisation''s contract was, is or will be in force on a day. Sees every '
+    'contract: for guards and jobs.';
 
 create function app.is_contract_in_force(contract uuid, day date) returns boolean
 language sql
@@ -325,7 +368,8 @@ as $$
         )
 $$;
 comment on function app.contracts_in_force(uuid, date) is
-    'Contracts in force on a day with their value (BRL per month) on that day, as far as the caller may read contracts.';
+    'Contracts in force on a day with their value (BRL per month) on that day, as far as the '
+    'caller may read contracts.';
 
 -- Functions: triggers
 
@@ -353,7 +397,8 @@ begin
     return new;
 end;
 $$;
-comment on function app.link_erp_row() is 'Trigger: finds the client of an ERP row by its omie_codigo.';
+comment on function app.link_erp_row() is
+    'Trigger: finds the client of an ERP row by its omie_codigo.';
 
 create function app.link_erp_client() returns trigger
 language plpgsql
@@ -380,7 +425,8 @@ begin
     if tg_op = 'INSERT' then
         if new.status not in ('draft', 'active') then
             perform app.raise_error(
-                'contract_first_status_refused', format('A contract cannot begin as %s.', new.status),
+                'contract_first_status_refused',
+                format('A contract cannot begin as %s.', new.status),
                 'Create it as draft or active and move it from there.'
             );
         end if;
@@ -388,16 +434,20 @@ begin
         return new;
     end if;
     if new.number <> old.number then
-        perform app.raise_error('contract_number_fixed', 'The number of a contract does not change.', null);
+        perform app.raise_error(
+            'contract_number_fixed', 'The number of a contract does not change.', null
+        );
     end if;
     if new.client_id <> old.client_id and old.status <> 'draft' then
         perform app.raise_error(
-            'contract_client_fixed', 'Only a draft can be moved to another client.', 'End it and open a new contract.'
+            'contract_client_fixed', 'Only a draft can be moved to another client.',
+            'End it and open a new contract.'
         );
     end if;
     if new.mrr <> old.mrr and old.status in ('ended', 'cancelled') then
         perform app.raise_error(
-            'contract_closed', format('The contract is %s; its value does not change.', old.status), 'Open a new contract.'
+            'contract_closed', format('The contract is %s; its value does not change.', old.status),
+            'Open a new contract.'
         );
     end if;
     if new.status = 'ended' and old.status <> 'ended' and new.ends_on is null then
@@ -407,7 +457,8 @@ begin
 end;
 $$;
 comment on function app.derive_contract() is
-    'Trigger: gives the number, refuses a wrong first status and changes of what is settled, dates the end of an open-ended contract.';
+    'Trigger: gives the number, refuses a wrong first status and changes of what is settled, '
+    'dates the end of an open-ended contract.';
 
 create function app.guard_contract_delete() returns trigger
 language plpgsql
@@ -416,7 +467,9 @@ set search_path = ''
 as $$
 begin
     -- When the organisation itself goes, its row is gone already and everything goes with it.
-    if old.status <> 'draft' and exists (select from public.organizations as o where o.id = old.org_id) then
+    if old.status <> 'draft' and exists (
+        select from public.organizations as o where o.id = old.org_id
+    ) then
         perform app.raise_error(
             'contract_not_deletable', format('The contract is %s.', old.status),
             'Only a draft can be deleted; end or cancel this one.'
@@ -425,7 +478,8 @@ begin
     return old;
 end;
 $$;
-comment on function app.guard_contract_delete() is 'Trigger: only drafts are deleted; the rest is history.';
+comment on function app.guard_contract_delete() is
+    'Trigger: only drafts are deleted; the rest is history.';
 
 create function app.guard_contract_item() returns trigger
 language plpgsql
@@ -437,7 +491,9 @@ declare
     v_status text;
 begin
     if tg_op = 'UPDATE' and new.contract_id <> old.contract_id then
-        perform app.raise_error('keys_are_immutable', 'An item stays with its contract.', 'Create a new item there.');
+        perform app.raise_error(
+            'keys_are_immutable', 'An item stays with its contract.', 'Create a new item there.'
+        );
     end if;
     select c.status into v_status from public.contracts as c
     where c.org_id = v_row.org_id and c.id = v_row.contract_id
@@ -446,13 +502,15 @@ begin
         select from public.organizations as o where o.id = v_row.org_id
     ) then
         perform app.raise_error(
-            'contract_closed', format('The contract is %s; its items do not change.', v_status), 'Open a new contract.'
+            'contract_closed', format('The contract is %s; its items do not change.', v_status),
+            'Open a new contract.'
         );
     end if;
     return v_row;
 end;
 $$;
-comment on function app.guard_contract_item() is 'Trigger: items of an ended or cancelled contract do not change.';
+comment on function app.guard_contract_item() is
+    'Trigger: items of an ended or cancelled contract do not change.';
 
 create function app.record_contract_history() returns trigger
 language plpgsql
@@ -464,10 +522,15 @@ declare
 begin
     -- The contract's row lock makes writers of one contract queue up, so positions never collide.
     if tg_op = 'INSERT' or new.status is distinct from old.status then
-        insert into public.contract_status_history (org_id, contract_id, position, status, effective_on)
+        insert into public.contract_status_history (
+            org_id, contract_id, position, status, effective_on
+        )
         select
             new.org_id, new.id, coalesce(max(h.position), 0) + 1, new.status,
-            case when tg_op = 'UPDATE' and not (old.status = 'draft' and new.status = 'active') then v_today end
+            case
+                when tg_op = 'INSERT' or (old.status = 'draft' and new.status = 'active') then null
+                else v_today
+            end
         from public.contract_status_history as h
         where h.org_id = new.org_id and h.contract_id = new.id;
     end if;
@@ -497,152 +560,8 @@ begin
 end;
 $$;
 comment on function app.record_contract_history() is
-    'Trigger: appends status and value to their histories. change_contract_mrr and adjust_contract pass reason and day by settings local to the transaction.';
-
--- Functions: acts
-
-create function app.set_contract_mrr(org uuid, contract uuid, mrr numeric, reason text, effective_on date)
-returns public.contracts
-language plpgsql
-set search_path = ''
-as $$
-declare
-    v_row public.contracts;
-begin
-    perform set_config('app.mrr_reason', reason, true);
-    perform set_config('app.mrr_effective_on', effective_on::text, true);
-    update public.contracts as c set mrr = set_contract_mrr.mrr
-    where c.org_id = org and c.id = contract
-    returning * into v_row;
-    perform set_config('app.mrr_reason', '', true);
-    perform set_config('app.mrr_effective_on', '', true);
-    return v_row;
-end;
-$$;
-comment on function app.set_contract_mrr(uuid, uuid, numeric, text, date) is
-    'Writes contracts.mrr so that its history carries this reason and first day; under the caller''s own rights.';
-
-create function public.change_contract_mrr(
-    contract uuid, mrr numeric, reason text, effective_on date default null
-) returns public.contracts
-language plpgsql
-set search_path = ''
-as $$
-declare
-    v_contract public.contracts;
-    v_reason text := app.clean_text(reason, 500);
-    v_day date;
-begin
-    select * into v_contract from public.contracts as c where c.id = contract;
-    if v_contract.id is null then
-        perform app.raise_error('contract_not_found', 'There is no such contract.', null);
-    end if;
-    perform app.require_access(v_contract.org_id, 'contracts', 'write');
-    v_day := coalesce(effective_on, app.org_today(v_contract.org_id));
-    if v_reason is null or coalesce(mrr, -1) < 0 then
-        perform app.raise_error('bad_input', 'A reason and a value of at least 0 are needed.', null);
-    elsif v_day > app.org_today(v_contract.org_id) then
-        perform app.raise_error('bad_input', 'effective_on lies in the future.', 'Change the value on that day.');
-    end if;
-    return app.set_contract_mrr(v_contract.org_id, v_contract.id, round(mrr, 2), v_reason, v_day);
-end;
-$$;
-comment on function public.change_contract_mrr(uuid, numeric, text, date) is
-    'Changes the monthly value (BRL) of a contract with a reason and the first day it counts (today or earlier). Errors: contract_not_found, not_allowed, bad_input, contract_closed.';
-
-create function public.convert_lead(
-    lead uuid,
-    document text,
-    client_name text default null,
-    trade_name text default null,
-    contract_title text default null,
-    contract_mrr numeric default 0,
-    contract_starts_on date default null
-) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-    v_lead public.leads;
-    v_document text := app.normalize_document(convert_lead.document);
-    v_client public.clients;
-    v_contract public.contracts;
-    v_is_new boolean := false;
-begin
-    select l.* into v_lead from public.leads as l where l.id = lead;
-    if v_lead.id is null then
-        perform app.raise_error('lead_not_found', 'There is no such lead.', null);
-    end if;
-    perform app.require_access(v_lead.org_id, 'contracts', 'write');
-    -- Two conversions of one lead wait for each other here; the second finds what the first did.
-    select l.* into v_lead from public.leads as l where l.org_id = v_lead.org_id and l.id = lead for update;
-    if v_lead.id is null then
-        perform app.raise_error('not_allowed', 'Your role may not change this lead.', 'Ask the owner of the lead.');
-    end if;
-    if not coalesce(app.is_valid_document(v_document), false) then
-        perform app.raise_error('client_document_invalid', 'The CPF or CNPJ is not valid.', 'Check the digits.');
-    end if;
-
-    if v_lead.client_id is null then
-        insert into public.clients as c (org_id, name, trade_name, document, emails, phones, lead_id)
-        values (
-            v_lead.org_id,
-            coalesce(app.clean_text(client_name, 200), nullif(btrim(v_lead.company), ''), v_lead.name),
-            app.clean_text(convert_lead.trade_name, 200), v_document,
-            array[v_lead.email], array_remove(array[v_lead.phone], null), v_lead.id
-        )
-        on conflict on constraint clients_org_id_document_key do nothing
-        returning c.* into v_client;
-        v_is_new := v_client.id is not null;
-        if not v_is_new then
-            -- Of two leads with one document at once, the second waited above and now sees the first's client.
-            update public.clients as c set lead_id = coalesce(c.lead_id, v_lead.id)
-            where c.org_id = v_lead.org_id and c.document = v_document
-            returning c.* into v_client;
-        end if;
-    else
-        select c.* into v_client from public.clients as c
-        where c.org_id = v_lead.org_id and c.id = v_lead.client_id;
-        if v_client.document is distinct from v_document then
-            perform app.raise_error(
-                'lead_already_converted', 'The lead became a client with another document.', 'Change the document of the client.'
-            );
-        end if;
-    end if;
-
-    update public.leads as l set client_id = v_client.id, status = 'won'
-    where l.org_id = v_lead.org_id and l.id = v_lead.id
-        and (l.client_id, l.status) is distinct from (v_client.id, 'won')
-    returning l.* into v_lead;
-    if v_lead.id is null then
-        select l.* into v_lead from public.leads as l where l.org_id = v_client.org_id and l.id = lead;
-    end if;
-
-    select c.* into v_contract from public.contracts as c
-    where c.org_id = v_lead.org_id and c.lead_id = v_lead.id;
-    if v_contract.id is null and contract_title is not null then
-        insert into public.contracts as c (org_id, client_id, title, mrr, starts_on, lead_id, commercial_manager_id)
-        values (
-            v_lead.org_id, v_client.id, app.clean_text(contract_title, 200), coalesce(contract_mrr, 0),
-            coalesce(contract_starts_on, app.org_today(v_lead.org_id)), v_lead.id,
-            -- An owner who has left the organisation manages nothing.
-            (
-                select m.user_id from public.memberships as m
-                where m.org_id = v_lead.org_id and m.user_id = v_lead.owner_id
-            )
-        )
-        returning c.* into v_contract;
-    end if;
-    return jsonb_build_object(
-        'lead_id', v_lead.id,
-        'client_id', v_client.id,
-        'contract_id', v_contract.id,
-        'is_new_client', v_is_new
-    );
-end;
-$$;
-comment on function public.convert_lead(uuid, text, text, text, text, numeric, date) is
-    'Turns a lead into a client found or created by CPF/CNPJ, marks it won and, given contract_title, opens a draft contract: one transaction, and again gives the same. Needs crm and contracts write. Errors: lead_not_found, not_allowed, client_document_invalid, lead_already_converted.';
+    'Trigger: appends status and value to their histories. change_contract_mrr and '
+    'adjust_contract pass reason and day by settings local to the transaction.';
 
 -- 3. Triggers
 
@@ -718,7 +637,9 @@ for each row execute function app.guard_contract_item();
 create trigger contract_items_70_emit
 after insert or update or delete on public.contract_items
 for each row execute function
-app.emit_event('fin', 'contract_item', '', 'contract_id', 'service_action_id', 'quantity', 'unit_price');
+app.emit_event(
+    'fin', 'contract_item', '', 'contract_id', 'service_action_id', 'quantity', 'unit_price'
+);
 
 create trigger contract_items_80_audit
 after insert or update or delete on public.contract_items
@@ -734,17 +655,11 @@ select app.protect_table('public.contract_items', 'contracts', null);
 select app.protect_table('public.contract_mrr_history', 'contracts', null, '{select}');
 select app.protect_table('public.contract_status_history', 'contracts', null, '{select}');
 
--- Columns added after protect_table named the analyst's.
-grant select (client_id) on public.leads to analyst;
-
 grant execute on function
 app.are_valid_emails(text[]), app.next_number(uuid, text, text),
 app.is_in_force(text, date, date, date), app.contract_status_on(uuid, uuid, date),
 app.contract_mrr_on(uuid, uuid, date), app.is_contract_in_force(uuid, uuid, date),
-app.is_contract_in_force(uuid, date), app.contracts_in_force(uuid, date),
-app.set_contract_mrr(uuid, uuid, numeric, text, date),
-public.change_contract_mrr(uuid, numeric, text, date),
-public.convert_lead(uuid, text, text, text, text, numeric, date)
+app.is_contract_in_force(uuid, date), app.contracts_in_force(uuid, date)
 to authenticated, service_role;
 
 -- 6. Reference rows
@@ -757,10 +672,7 @@ insert into app.error_keys (key, http, meaning) values
 ('contract_client_fixed', 409, 'Only a draft contract can be moved to another client.'),
 ('contract_closed', 409, 'Value and items of an ended or cancelled contract do not change.'),
 ('contract_not_deletable', 409, 'Only a draft contract can be deleted.'),
-('contract_not_found', 404, 'There is no such contract, or the caller may not see it.'),
-('lead_not_found', 404, 'There is no such lead, or the caller may not see it.'),
-('lead_already_converted', 409, 'The lead became a client with another document.'),
-('client_document_invalid', 422, 'The CPF or CNPJ is not valid.');
+('contract_not_found', 404, 'There is no such contract, or the caller may not see it.');
 
 insert into app.allowed_moves (machine, from_state, to_state) values
 ('clients', 'active', 'inactive'),
@@ -781,12 +693,19 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ('contracts', 'client.updated', 'A client''s data changed.', '{segment,lead_id}'),
 ('contracts', 'client.deleted', 'A client was removed.', '{segment,lead_id}'),
 ('fin', 'contract.created', 'A contract was created.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.active', 'A contract came into force.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.suspended', 'A contract was suspended.', '{number,client_id,mrr,starts_on,ends_on}'),
+('fin', 'contract.active',
+    'A contract came into force.', '{number,client_id,mrr,starts_on,ends_on}'),
+('fin', 'contract.suspended',
+    'A contract was suspended.', '{number,client_id,mrr,starts_on,ends_on}'),
 ('fin', 'contract.ended', 'A contract ended.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.cancelled', 'A contract was cancelled.', '{number,client_id,mrr,starts_on,ends_on}'),
+('fin', 'contract.cancelled',
+    'A contract was cancelled.', '{number,client_id,mrr,starts_on,ends_on}'),
 ('fin', 'contract.updated', 'A contract changed.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.deleted', 'A draft contract was deleted.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract_item.created', 'A contract got an item.', '{contract_id,service_action_id,quantity,unit_price}'),
-('fin', 'contract_item.updated', 'An item of a contract changed.', '{contract_id,service_action_id,quantity,unit_price}'),
-('fin', 'contract_item.deleted', 'An item of a contract was removed.', '{contract_id,service_action_id,quantity,unit_price}');
+('fin', 'contract.deleted',
+    'A draft contract was deleted.', '{number,client_id,mrr,starts_on,ends_on}'),
+('fin', 'contract_item.created',
+    'A contract got an item.', '{contract_id,service_action_id,quantity,unit_price}'),
+('fin', 'contract_item.updated',
+    'An item of a contract changed.', '{contract_id,service_action_id,quantity,unit_price}'),
+('fin', 'contract_item.deleted',
+    'An item of a contract was removed.', '{contract_id,service_action_id,quantity,unit_price}');
