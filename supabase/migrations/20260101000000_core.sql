@@ -1,13 +1,16 @@
--- Core: schemas, default privileges, clock, error keys, allowed moves, checks of Brazilian documents and text.
+-- Core: schemas, default privileges, clock, error keys, allowed moves, checks of Brazilian
+-- documents and text.
 -- Depends on: a Supabase database (roles anon, authenticated, service_role; schema auth).
 -- Asked for by: architecture §4, access "The only policy forms", domain §3.
 
 -- Schemas and default privileges: nothing is reachable until a migration grants it by name
 
 create schema app;
-comment on schema app is 'Machinery behind the API: helpers, triggers, catalogues. Not exposed over REST.';
+comment on schema app is
+    'Machinery behind the API: helpers, triggers, catalogues. Not exposed over REST.';
 create schema partitions;
-comment on schema partitions is 'Partitions of the append-only tables. Nobody but the owner reaches them.';
+comment on schema partitions is
+    'Partitions of the append-only tables. Nobody but the owner reaches them.';
 
 do $$
 begin
@@ -16,7 +19,8 @@ begin
     end if;
 end;
 $$;
-comment on role analyst is 'Group of the read-only SQL logins; what a login sees stands in app.analyst_grants.';
+comment on role analyst is
+    'Group of the read-only SQL logins; what a login sees stands in app.analyst_grants.';
 alter role analyst set statement_timeout = '60s';
 alter role analyst set default_transaction_read_only = on;
 
@@ -36,7 +40,8 @@ create table app.error_keys (
     meaning text not null
 );
 comment on table app.error_keys is
-    '[core] Every error a caller can meet: the message of the answer, its HTTP status, what it means.';
+    '[core] Every error a caller can meet: the message of the answer, its HTTP status, what it '
+    'means.';
 
 create table app.allowed_moves (
     machine text not null,
@@ -45,7 +50,8 @@ create table app.allowed_moves (
     primary key (machine, from_state, to_state)
 );
 comment on table app.allowed_moves is
-    '[core] State machines as data: a row of the table named machine may go from from_state to to_state.';
+    '[core] State machines as data: a row of the table named machine may go from from_state to '
+    'to_state.';
 
 create table app.rate_hits (
     bucket text not null,
@@ -54,7 +60,8 @@ create table app.rate_hits (
     primary key (bucket, hit_at, id)
 );
 comment on table app.rate_hits is
-    '[core] Recent hits of rate-limited doors, per bucket; rows older than the limit''s window are removed on the next hit.';
+    '[core] Recent hits of rate-limited doors, per bucket; rows older than the limit''s window '
+    'are removed on the next hit.';
 create index rate_hits_hit_at_idx on app.rate_hits (hit_at);
 
 -- Functions: clock
@@ -69,7 +76,8 @@ as $$
     )
 $$;
 comment on function app.now() is
-    'The current moment: the transaction''s start, or the session setting app.now where a test has set it. No API caller can set it.';
+    'The current moment: the transaction''s start, or the session setting app.now where a test '
+    'has set it. No API caller can set it.';
 
 create function app.month_start(day date) returns date
 language sql
@@ -100,7 +108,8 @@ begin
 end;
 $$;
 comment on function app.raise_error(text, text, text) is
-    'Raises a registered error: SQLSTATE PT + HTTP status, the key as message. The one way to refuse.';
+    'Raises a registered error: SQLSTATE PT + HTTP status, the key as message. The one way to '
+    'refuse.';
 
 -- Functions: state machines
 
@@ -133,7 +142,8 @@ begin
             tg_argv[0] || '_move_refused',
             format('A %s cannot go from %s to %s.', replace(tg_argv[0], '_', ' '), v_from, v_to),
             (
-                select 'Allowed from here: ' || coalesce(string_agg(m.to_state, ', '), 'nothing') || '.'
+                select 'Allowed from here: ' || coalesce(string_agg(m.to_state, ', '), 'nothing')
+                    || '.'
                 from app.allowed_moves as m
                 where m.machine = tg_table_name and m.from_state = v_from
             )
@@ -143,7 +153,8 @@ begin
 end;
 $$;
 comment on function app.guard_move() is
-    'Trigger (entity, state column): refuses a move that app.allowed_moves does not list, as <entity>_move_refused.';
+    'Trigger (entity, state column): refuses a move that app.allowed_moves does not list, as '
+    '<entity>_move_refused.';
 
 -- Functions: checks of text and documents
 
@@ -165,7 +176,8 @@ language sql
 immutable
 set search_path = ''
 as $$ select trim(both '-' from regexp_replace(app.normalize(value), '[^a-z0-9]+', '-', 'g')) $$;
-comment on function app.slugify(text) is 'A title as a slug: lower case, no accents, words joined by hyphens.';
+comment on function app.slugify(text) is
+    'A title as a slug: lower case, no accents, words joined by hyphens.';
 
 create function app.is_slug(value text) returns boolean
 language sql
@@ -193,7 +205,8 @@ begin
 end;
 $$;
 comment on function app.clean_text(text, integer) is
-    'A text typed by a stranger: control characters removed, trimmed, empty as null; too long is bad_input.';
+    'A text typed by a stranger: control characters removed, trimmed, empty as null; too long is '
+    'bad_input.';
 
 create function app.is_valid_email(value text) returns boolean
 language sql
@@ -202,11 +215,15 @@ set search_path = ''
 as $$
     select
         length(value) <= 254
-        and value ~ '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$'
-        and value !~ '(^\.|\.\.|\.@)'
+        and split_part(value, '@', 1) ~ '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}$'
+        and split_part(value, '@', 2)
+            ~ '^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,62}[A-Za-z0-9]$'
+        and split_part(value, '@', 3) = ''
+        and value !~ '(^\.|\.\.|\.@|@$|@.*@)'
 $$;
 comment on function app.is_valid_email(text) is
-    'Whether a text is an e-mail address as the HTML standard defines it, with a dotted domain and no stray dots.';
+    'Whether a text is an e-mail address as the HTML standard defines it, with a dotted domain '
+    'and no stray dots.';
 
 create function app.is_time_zone(value text) returns boolean
 language plpgsql
@@ -223,14 +240,16 @@ exception when invalid_parameter_value then
     return false;
 end;
 $$;
-comment on function app.is_time_zone(text) is 'Whether a text names a zone of the tz database (Area/City, or UTC).';
+comment on function app.is_time_zone(text) is
+    'Whether a text names a zone of the tz database (Area/City, or UTC).';
 
 create function app.normalize_document(value text) returns text
 language sql
 immutable
 set search_path = ''
 as $$ select nullif(upper(regexp_replace(value, '[^A-Za-z0-9]', '', 'g')), '') $$;
-comment on function app.normalize_document(text) is 'A CPF or CNPJ without punctuation, upper case; empty as null.';
+comment on function app.normalize_document(text) is
+    'A CPF or CNPJ without punctuation, upper case; empty as null.';
 
 create function app.check_digit(value text, weights integer[]) returns integer
 language sql
@@ -238,7 +257,8 @@ immutable
 strict
 set search_path = ''
 as $$
-    -- A digit counts as itself, a letter as its ASCII code minus 48 (Receita Federal, IN RFB 2.229/2024).
+    -- A digit counts as itself, a letter as its ASCII code minus 48 (Receita Federal, IN RFB
+    -- 2.229/2024).
     select case when total % 11 < 2 then 0 else 11 - total % 11 end
     from (
         select sum((ascii(substr(value, place, 1)) - 48) * weights[place])::integer as total
@@ -274,11 +294,13 @@ as $$
         when value !~ '^[0-9A-Z]{12}\d{2}$' or value ~ '^(.)\1{13}$' then false
         else
             app.check_digit(value, '{5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 13, 1)::integer
-            and app.check_digit(value, '{6,5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 14, 1)::integer
+            and app.check_digit(value, '{6,5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 14,
+                1)::integer
     end
 $$;
 comment on function app.is_valid_cnpj(text) is
-    'Whether a text is a CNPJ: 12 bare upper-case letters or digits and two right check digits (alphanumeric since 07/2026, IN RFB 2.229/2024).';
+    'Whether a text is a CNPJ: 12 bare upper-case letters or digits and two right check digits '
+    '(alphanumeric since 07/2026, IN RFB 2.229/2024).';
 
 create function app.is_valid_document(value text) returns boolean
 language sql
@@ -303,14 +325,16 @@ stable
 set search_path = ''
 as $$ select (app.claims() #>> '{app_metadata,agent_id}')::uuid $$;
 comment on function app.agent_id() is
-    'The AI agent a request acts as, from app_metadata, which only the server can write; null for people.';
+    'The AI agent a request acts as, from app_metadata, which only the server can write; null for '
+    'people.';
 
 create function app.request_header(name text) returns text
 language sql
 stable
 set search_path = ''
 as $$ select nullif(current_setting('request.headers', true), '')::jsonb ->> lower(name) $$;
-comment on function app.request_header(text) is 'A header of the request (names in lower case); null outside a request.';
+comment on function app.request_header(text) is
+    'A header of the request (names in lower case); null outside a request.';
 
 create function app.request_id() returns text
 language sql
@@ -318,17 +342,20 @@ stable
 set search_path = ''
 as $$
     select left(
-        coalesce(nullif(current_setting('app.request_id', true), ''), app.request_header('x-request-id')), 100
+        coalesce(nullif(current_setting('app.request_id', true), ''),
+            app.request_header('x-request-id')), 100
     )
 $$;
-comment on function app.request_id() is 'Correlation id of the request or job; null where there is none.';
+comment on function app.request_id() is
+    'Correlation id of the request or job; null where there is none.';
 
 create function app.client_address() returns text
 language sql
 stable
 set search_path = ''
 as $$
-    -- The last entry of x-forwarded-for is the one our own edge appended; earlier ones are the caller's word.
+    -- The last entry of x-forwarded-for is the one our own edge appended; earlier ones are the
+    -- caller's word.
     select coalesce(
         app.request_header('cf-connecting-ip'),
         nullif(btrim(split_part(app.request_header('x-forwarded-for'), ',', -1)), ''),
@@ -347,26 +374,34 @@ begin
     perform pg_advisory_xact_lock(hashtextextended(rate_limit.bucket, 0));
     delete from app.rate_hits as h
     where h.bucket = rate_limit.bucket and h.hit_at <= app.now() - rate_limit.per;
-    if (select count(*) from app.rate_hits as h where h.bucket = rate_limit.bucket) >= rate_limit.max_hits then
+    if (select count(*) from app.rate_hits as h
+        where h.bucket = rate_limit.bucket) >= rate_limit.max_hits then
         perform app.raise_error(
-            'rate_limited', format('More than %s in %s.', rate_limit.max_hits, rate_limit.per), 'Try again later.'
+            'rate_limited', format('More than %s in %s.', rate_limit.max_hits, rate_limit.per),
+                'Try again later.'
         );
     end if;
     insert into app.rate_hits (bucket, hit_at) values (rate_limit.bucket, app.now());
 end;
 $$;
 comment on function app.rate_limit(text, integer, interval) is
-    'Counts a hit of the bucket; raises rate_limited (429) when the sliding window already holds max_hits.';
+    'Counts a hit of the bucket; raises rate_limited (429) when the sliding window already holds '
+    'max_hits.';
 
 create function app.refuse_change() returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
-    perform app.raise_error('append_only', format('Rows of %s are never changed.', tg_table_name), null);
+    perform app.raise_error(
+        'append_only',
+        format('Rows of %s are never changed.', tg_table_name),
+        null
+    );
 end;
 $$;
-comment on function app.refuse_change() is 'Trigger: refuses update, delete and truncate of an append-only table.';
+comment on function app.refuse_change() is
+    'Trigger: refuses update, delete and truncate of an append-only table.';
 
 create function app.touch() returns trigger
 language plpgsql
@@ -391,11 +426,13 @@ to anon, authenticated, service_role, analyst using (true);
 grant select on app.error_keys, app.allowed_moves to anon, authenticated, service_role, analyst;
 
 grant execute on function
-app.now(), app.month_start(date), app.raise_error(text, text, text), app.is_allowed_move(text, text, text),
+app.now(), app.month_start(date), app.raise_error(text, text, text),
+    app.is_allowed_move(text, text, text),
 app.normalize(text), app.slugify(text), app.is_slug(text), app.clean_text(text, integer),
 app.is_valid_email(text), app.is_time_zone(text), app.normalize_document(text),
 app.check_digit(text, integer[]), app.is_valid_cpf(text), app.is_valid_cnpj(text),
-app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(text), app.request_id(),
+app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(text),
+    app.request_id(),
 app.client_address()
 to anon, authenticated, service_role, analyst;
 

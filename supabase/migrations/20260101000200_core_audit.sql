@@ -11,17 +11,22 @@ create table public.audit_log (
     actor_id uuid,
     table_name text not null,
     row_id text not null,
-    action text not null constraint audit_log_action_check check (action in ('insert', 'update', 'delete')),
+    action text not null constraint audit_log_action_check
+        check (action in ('insert', 'update', 'delete')),
     changes jsonb not null,
     request_id text,
     xid xid8 not null default pg_current_xact_id(),
     primary key (org_id, id)
 );
 comment on table public.audit_log is
-    '[core] Who changed what in memberships, permissions, contracts, money, policies and approvals. Append only; it outlives what it tells of, hence no foreign keys.';
-comment on column public.audit_log.actor_id is 'Person or agent; null for the worker and operators.';
-comment on column public.audit_log.row_id is 'Primary key of the row without org_id, parts joined by /.';
-comment on column public.audit_log.changes is 'Column → [old, new]; personal data and secrets appear as ***.';
+    '[core] Who changed what in memberships, permissions, contracts, money, policies and '
+    'approvals. Append only; it outlives what it tells of, hence no foreign keys.';
+comment on column public.audit_log.actor_id is
+    'Person or agent; null for the worker and operators.';
+comment on column public.audit_log.row_id is
+    'Primary key of the row without org_id, parts joined by /.';
+comment on column public.audit_log.changes is
+    'Column → [old, new]; personal data and secrets appear as ***.';
 comment on column public.audit_log.xid is 'Transaction that wrote the row; seals follow it.';
 create index audit_log_xid_idx on public.audit_log (org_id, xid);
 create index audit_log_row_idx on public.audit_log (org_id, table_name, row_id, occurred_at);
@@ -38,16 +43,19 @@ create table public.audit_seals (
     unique (org_id, audit_id)
 );
 comment on table public.audit_seals is
-    '[core] Hash chain over an organisation''s audit rows: one seal per row, numbered without gaps, written by a job.';
+    '[core] Hash chain over an organisation''s audit rows: one seal per row, numbered without '
+    'gaps, written by a job.';
 comment on column public.audit_seals.row_hash is 'SHA-256 of the audit row as JSON.';
-comment on column public.audit_seals.chain_hash is 'SHA-256 of the previous seal''s chain hash followed by row_hash.';
+comment on column public.audit_seals.chain_hash is
+    'SHA-256 of the previous seal''s chain hash followed by row_hash.';
 
 create table public.api_keys (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
     name text not null constraint api_keys_name_check check (length(btrim(name)) between 1 and 100),
     scopes text[] not null
-        constraint api_keys_scopes_check check (cardinality(scopes) > 0 and scopes <@ '{indicators:write}'),
+        constraint api_keys_scopes_check check (cardinality(scopes) > 0
+            and scopes <@ '{indicators:write}'),
     key_hash bytea not null,
     key_prefix text not null,
     rate_per_minute integer not null default 60
@@ -59,7 +67,8 @@ create table public.api_keys (
     created_by uuid default auth.uid(),
     primary key (org_id, id)
 );
-comment on table public.api_keys is '[core] Keys of machines that write to an organisation; only the hash is kept.';
+comment on table public.api_keys is
+    '[core] Keys of machines that write to an organisation; only the hash is kept.';
 comment on column public.api_keys.key_hash is 'SHA-256 of the key that create_api_key showed once.';
 comment on column public.api_keys.key_prefix is 'First characters of the key, to tell keys apart.';
 create index api_keys_key_hash_idx on public.api_keys (key_hash);
@@ -106,9 +115,11 @@ begin
     where
         cell.key <> 'updated_at'
         and (v_old -> cell.key) is distinct from (v_new -> cell.key)
-        and not (coalesce(v_old -> cell.key, 'null') = 'null' and coalesce(v_new -> cell.key, 'null') = 'null');
+        and not (coalesce(v_old -> cell.key, 'null') = 'null'
+            and coalesce(v_new -> cell.key, 'null') = 'null');
     if v_changes is not null then
-        insert into public.audit_log (org_id, actor_id, table_name, row_id, action, changes, request_id)
+        insert into public.audit_log (org_id, actor_id, table_name, row_id, action, changes,
+            request_id)
         values (
             (v_row ->> case tg_table_name when 'organizations' then 'id' else 'org_id' end)::uuid,
             coalesce(app.agent_id(), auth.uid()), tg_table_name,
@@ -122,7 +133,8 @@ begin
     return null;
 end;
 $$;
-comment on function app.audit_row() is 'Trigger: records who changed which columns of the row, from what to what.';
+comment on function app.audit_row() is
+    'Trigger: records who changed which columns of the row, from what to what.';
 
 create function app.audit_row_hash(entry public.audit_log) returns bytea
 language sql
@@ -130,7 +142,8 @@ stable
 set search_path = ''
 set timezone = 'UTC'
 as $$ select sha256(convert_to(to_jsonb(entry)::text, 'UTF8')) $$;
-comment on function app.audit_row_hash(public.audit_log) is 'SHA-256 of an audit row as JSON, moments in UTC.';
+comment on function app.audit_row_hash(public.audit_log) is
+    'SHA-256 of an audit row as JSON, moments in UTC.';
 
 create function app.seal_audit_log() returns bigint
 language plpgsql
@@ -157,7 +170,8 @@ begin
                 select from public.audit_seals as s where s.org_id = a.org_id and s.audit_id = a.id
             )
             and a.xid > coalesce(
-                (select s.xid from public.audit_seals as s where s.org_id = a.org_id order by s.seal_number desc limit 1),
+                (select s.xid from public.audit_seals as s where s.org_id = a.org_id
+                    order by s.seal_number desc limit 1),
                 '0'::xid8
             )
         order by a.org_id, a.xid, a.occurred_at, a.id
@@ -178,7 +192,8 @@ begin
 end;
 $$;
 comment on function app.seal_audit_log() is
-    'Seals every audit row of finished transactions, in transaction order, outside user transactions. Returns how many.';
+    'Seals every audit row of finished transactions, in transaction order, outside user '
+    'transactions. Returns how many.';
 
 create function app.verify_audit_chain(org uuid)
 returns table (problem text, seal_number bigint, audit_id uuid)
@@ -200,7 +215,8 @@ begin
     )
     select
         case
-            when s.seal_number <> s.expected_number or s.chain_hash <> sha256(s.previous_hash || s.row_hash)
+            when s.seal_number <> s.expected_number
+                or s.chain_hash <> sha256(s.previous_hash || s.row_hash)
                 then 'chain_broken'
             when a.id is null then 'missing'
             else 'altered'
@@ -233,7 +249,9 @@ stable
 set search_path = ''
 as $$ select * from app.verify_audit_chain(org) $$;
 comment on function public.verify_audit_chain(uuid) is
-    'Checks the organisation''s sealed audit rows; no row means intact. problem: altered, inserted, missing, or chain_broken (a seal was tampered with). Owners and admins. Errors: not_allowed.';
+    'Checks the organisation''s sealed audit rows; no row means intact. problem: altered, '
+    'inserted, missing, or chain_broken (a seal was tampered with). Owners and admins. Errors: '
+    'not_allowed.';
 
 create function app.create_api_key(
     org uuid, name text, scopes text[], expires_at timestamptz, rate_per_minute integer
@@ -243,39 +261,47 @@ security definer
 set search_path = ''
 as $$
 declare
-    v_key text := 'nos_' || encode(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 'hex');
+    v_key text := 'nos_' || encode(sha256(uuid_send(gen_random_uuid())
+        || uuid_send(gen_random_uuid())), 'hex');
     v_row public.api_keys;
 begin
     perform app.require_manager(org, 2);
     if length(btrim(create_api_key.name)) between 1 and 100 is not true
-        or (cardinality(create_api_key.scopes) > 0 and create_api_key.scopes <@ '{indicators:write}') is not true
+        or (cardinality(create_api_key.scopes) > 0
+            and create_api_key.scopes <@ '{indicators:write}') is not true
         or create_api_key.expires_at <= app.now()
         or create_api_key.rate_per_minute not between 1 and 10000
     then
         perform app.raise_error(
-            'bad_input', 'A key needs a name, known scopes, an expiry in the future and 1 to 10000 requests a minute.',
+            'bad_input',
+                'A key needs a name, known scopes, a future expiry and 1 to 10000 requests a minute.',
             'The scope is indicators:write.'
         );
     end if;
-    insert into public.api_keys (org_id, name, scopes, key_hash, key_prefix, expires_at, rate_per_minute)
+    insert into public.api_keys (org_id, name, scopes, key_hash, key_prefix, expires_at,
+        rate_per_minute)
     values (
         org, btrim(create_api_key.name), create_api_key.scopes, sha256(convert_to(v_key, 'UTF8')),
         left(v_key, 12), create_api_key.expires_at, coalesce(create_api_key.rate_per_minute, 60)
     )
     returning * into v_row;
-    return jsonb_build_object('id', v_row.id, 'key', v_key, 'key_prefix', v_row.key_prefix, 'scopes', v_row.scopes, 'expires_at', v_row.expires_at);
+    return jsonb_build_object('id', v_row.id, 'key', v_key, 'key_prefix', v_row.key_prefix,
+        'scopes', v_row.scopes, 'expires_at', v_row.expires_at);
 end;
 $$;
-comment on function app.create_api_key(uuid, text, text[], timestamptz, integer) is 'Body of public.create_api_key.';
+comment on function app.create_api_key(uuid, text, text[], timestamptz, integer) is
+    'Body of public.create_api_key.';
 
 create function public.create_api_key(
-    org uuid, name text, scopes text[], expires_at timestamptz default null, rate_per_minute integer default 60
+    org uuid, name text, scopes text[], expires_at timestamptz default null,
+        rate_per_minute integer default 60
 ) returns jsonb
 language sql
 set search_path = ''
 as $$ select app.create_api_key(org, name, scopes, expires_at, rate_per_minute) $$;
 comment on function public.create_api_key(uuid, text, text[], timestamptz, integer) is
-    'Makes a key for a machine; the answer holds the key, which is shown only now. Owners and admins. Errors: not_allowed, bad_input, organization_suspended.';
+    'Makes a key for a machine; the answer holds the key, which is shown only now. Owners and '
+    'admins. Errors: not_allowed, bad_input, organization_suspended.';
 
 create function app.revoke_api_key(org uuid, api_key uuid) returns void
 language plpgsql

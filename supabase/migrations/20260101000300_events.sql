@@ -1,4 +1,5 @@
--- Events: the append-only log of what happened, its subscriptions, and the exactly-once daily counts.
+-- Events: the append-only log of what happened, its subscriptions, and the exactly-once daily
+-- counts.
 -- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) at run time.
 -- Asked for by: ness-os-data-massa (module_events, event_aggregates), domain §4, architecture §4.4.
 
@@ -34,13 +35,20 @@ create table public.module_events (
     primary key (org_id, id, occurred_at)
 ) partition by range (occurred_at);
 comment on table public.module_events is
-    '[events] What happened in every module, in monthly partitions. Append only; never a whole row, never personal data.';
-comment on column public.module_events.occurred_on is 'Day of occurred_at in the organisation''s time zone when it was stored; what aggregates count by.';
-comment on column public.module_events.causation_id is 'Event whose handling caused this one; null for acts of people.';
-comment on column public.module_events.xid is 'Transaction that wrote the event; the rollup reads only below the oldest running one.';
+    '[events] What happened in every module, in monthly partitions. Append only; never a whole '
+    'row, never personal data.';
+comment on column public.module_events.occurred_on is
+    'Day of occurred_at in the organisation''s time zone when it was stored; what aggregates '
+    'count by.';
+comment on column public.module_events.causation_id is
+    'Event whose handling caused this one; null for acts of people.';
+comment on column public.module_events.xid is
+    'Transaction that wrote the event; the rollup reads only below the oldest running one.';
 create index module_events_xid_idx on public.module_events (xid);
-create index module_events_occurred_on_idx on public.module_events (org_id, occurred_on, module, event_type);
-create index module_events_entity_idx on public.module_events (org_id, entity_type, entity_id, occurred_at);
+create index module_events_occurred_on_idx on public.module_events (org_id, occurred_on, module,
+    event_type);
+create index module_events_entity_idx on public.module_events (org_id, entity_type, entity_id,
+    occurred_at);
 
 create table partitions.module_events_default partition of public.module_events default;
 alter table partitions.module_events_default enable row level security;
@@ -67,8 +75,10 @@ create table public.event_subscriptions (
     primary key (org_id, id)
 );
 comment on table public.event_subscriptions is
-    '[events] Who is told of which events: a match enqueues the job event.<handler> in the emitting transaction.';
-comment on column public.event_subscriptions.pattern is 'module.entity.change with * for the rest, as fin.contract.* or *.';
+    '[events] Who is told of which events: a match enqueues the job event.<handler> in the '
+    'emitting transaction.';
+comment on column public.event_subscriptions.pattern is
+    'module.entity.change with * for the rest, as fin.contract.* or *.';
 create index event_subscriptions_active_idx on public.event_subscriptions (org_id) where is_active;
 
 create table public.event_aggregates (
@@ -81,7 +91,8 @@ create table public.event_aggregates (
     primary key (org_id, period, module, event_type)
 );
 comment on table public.event_aggregates is
-    '[events] Events per day (in the organisation''s time zone), module and type. Written by the rollup and the recount only.';
+    '[events] Events per day (in the organisation''s time zone), module and type. Written by the '
+    'rollup and the recount only.';
 
 create table app.rollup_state (
     is_only boolean primary key default true constraint rollup_state_is_only_check check (is_only),
@@ -89,9 +100,11 @@ create table app.rollup_state (
     cluster text not null,
     rolled_up_at timestamptz
 );
-comment on table app.rollup_state is '[events] How far the rollup has counted: every event of a transaction below counted_below.';
+comment on table app.rollup_state is
+    '[events] How far the rollup has counted: every event of a transaction below counted_below.';
 comment on column app.rollup_state.cluster is
-    'System identifier of the database cluster counted_below belongs to; another one means a restored dump.';
+    'System identifier of the database cluster counted_below belongs to; another one means a '
+    'restored dump.';
 
 -- Functions: partitions
 
@@ -109,20 +122,27 @@ begin
     while v_month <= to_month loop
         v_name := 'module_events_' || to_char(v_month, 'YYYYMM');
         if to_regclass('partitions.' || v_name) is null then
-            execute format('create table partitions.%I (like public.module_events including all)', v_name);
+            execute format('create table partitions.%I (like public.module_events including all)',
+                v_name);
             execute format('alter table partitions.%I enable row level security', v_name);
             execute format('alter table partitions.%I force row level security', v_name);
-            -- Events that came before their partition lie in the default one: they move with their month.
+            -- Events that came before their partition lie in the default one: they move with their
+            -- month.
             execute format(
-                'with moved as (delete from partitions.module_events_default where occurred_at >= %1$L and occurred_at < %2$L returning *) '
+                'with moved as (delete from partitions.module_events_default where occurred_at >= '
+                '%1$L and occurred_at < %2$L returning *) '
                 'insert into partitions.%3$I select * from moved',
-                v_month::timestamp at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC', v_name
+                v_month::timestamp at time zone 'UTC',
+                    (v_month + interval '1 month') at time zone 'UTC', v_name
             );
             execute format(
-                'alter table public.module_events attach partition partitions.%I for values from (%L) to (%L)',
-                v_name, v_month::timestamp at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC'
+                'alter table public.module_events attach partition partitions.%I for values from '
+                '(%L) to (%L)',
+                v_name, v_month::timestamp at time zone 'UTC',
+                    (v_month + interval '1 month') at time zone 'UTC'
             );
-            execute format('comment on table partitions.%I is %L', v_name, '[events] Events of one month, UTC.');
+            execute format('comment on table partitions.%I is %L', v_name,
+                '[events] Events of one month, UTC.');
             v_made := v_made + 1;
         end if;
         v_month := v_month + interval '1 month';
@@ -131,7 +151,8 @@ begin
 end;
 $$;
 comment on function app.ensure_event_partitions(date, date) is
-    'Makes the missing monthly partitions of module_events, moving events out of the default partition. Returns how many were made.';
+    'Makes the missing monthly partitions of module_events, moving events out of the default '
+    'partition. Returns how many were made.';
 
 create function app.ensure_event_partitions() returns integer
 language sql
@@ -139,10 +160,12 @@ security definer
 set search_path = ''
 as $$
     select app.ensure_event_partitions(
-        (app.now() at time zone 'UTC')::date, ((app.now() at time zone 'UTC') + interval '3 months')::date
+        (app.now() at time zone 'UTC')::date,
+            ((app.now() at time zone 'UTC') + interval '3 months')::date
     )
 $$;
-comment on function app.ensure_event_partitions() is 'Job: partitions of this month and the three to come.';
+comment on function app.ensure_event_partitions() is
+    'Job: partitions of this month and the three to come.';
 
 create function app.drop_event_partitions(older_than date) returns integer
 language plpgsql
@@ -154,15 +177,18 @@ declare
     v_dropped integer := 0;
 begin
     for v_name in
-        select c.relname from pg_catalog.pg_inherits as i inner join pg_catalog.pg_class as c on c.oid = i.inhrelid
+        select c.relname from pg_catalog.pg_inherits as i
+            inner join pg_catalog.pg_class as c on c.oid = i.inhrelid
         where
             i.inhparent = 'public.module_events'::regclass and c.relname ~ '^module_events_\d{6}$'
-            and to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month' <= app.month_start(older_than)
+            and to_date(right(c.relname, 6),
+                'YYYYMM') + interval '1 month' <= app.month_start(older_than)
     loop
         execute format('drop table partitions.%I', v_name);
         v_dropped := v_dropped + 1;
     end loop;
-    delete from partitions.module_events_default as e where e.occurred_at < app.month_start(older_than)::timestamp at time zone 'UTC';
+    delete from partitions.module_events_default as e
+        where e.occurred_at < app.month_start(older_than)::timestamp at time zone 'UTC';
     return v_dropped;
 end;
 $$;
@@ -188,7 +214,8 @@ as $$
         else 'user'
     end
 $$;
-comment on function app.actor_kind(uuid) is 'Who acts in this request: user, client, agent, system or visitor.';
+comment on function app.actor_kind(uuid) is
+    'Who acts in this request: user, client, agent, system or visitor.';
 
 create function app.record_event(
     org uuid,
@@ -215,7 +242,8 @@ begin
         where t.module = record_event.module and t.event_type = record_event.event_type
     ) then
         perform app.raise_error(
-            'event_type_unknown', format('%s %s is not in the catalogue.', record_event.module, record_event.event_type),
+            'event_type_unknown', format('%s %s is not in the catalogue.', record_event.module,
+                record_event.event_type),
             'Add it to app.event_types in the module''s migration.'
         );
     end if;
@@ -227,7 +255,8 @@ begin
         org_id, id, module, event_type, entity_type, entity_id, actor_id, actor_kind, payload,
         request_id, causation_id, occurred_at, occurred_on
     ) values (
-        org, v_id, record_event.module, record_event.event_type, record_event.entity_type, record_event.entity_id,
+        org, v_id, record_event.module, record_event.event_type, record_event.entity_type,
+            record_event.entity_id,
         v_actor, v_actor_kind, record_event.payload, app.request_id(),
         nullif(current_setting('app.causation_id', true), '')::uuid, record_event.occurred_at,
         (record_event.occurred_at at time zone app.org_time_zone(org))::date
@@ -240,7 +269,8 @@ begin
     loop
         perform app.enqueue(
             'event.' || v_subscription.handler,
-            jsonb_build_object('subscription_id', v_subscription.id, 'event_id', v_id, 'occurred_at', record_event.occurred_at),
+            jsonb_build_object('subscription_id', v_subscription.id, 'event_id', v_id,
+                'occurred_at', record_event.occurred_at),
             org, v_subscription.id || '/' || v_id
         );
     end loop;
@@ -248,7 +278,8 @@ begin
 end;
 $$;
 comment on function app.record_event(uuid, text, text, text, uuid, jsonb, timestamptz) is
-    'Appends one catalogued event and enqueues its subscribers, in the caller''s transaction. Errors: event_type_unknown, queue_missing.';
+    'Appends one catalogued event and enqueues its subscribers, in the caller''s transaction. '
+    'Errors: event_type_unknown, queue_missing.';
 
 create function app.emit_event() returns trigger
 language plpgsql
@@ -295,13 +326,15 @@ begin
         v_payload := v_payload || jsonb_build_object(v_state, v_row -> v_state);
     end if;
     perform app.record_event(
-        (v_row ->> 'org_id')::uuid, tg_argv[0], v_entity || '.' || v_change, v_entity, (v_row ->> 'id')::uuid, v_payload
+        (v_row ->> 'org_id')::uuid, tg_argv[0], v_entity || '.' || v_change, v_entity,
+            (v_row ->> 'id')::uuid, v_payload
     );
     return null;
 end;
 $$;
 comment on function app.emit_event() is
-    'Trigger (module, entity, state column or empty, payload columns…): records <entity>.created, .<new state>, .updated or .deleted.';
+    'Trigger (module, entity, state column or empty, payload columns…): records <entity>.created, '
+    '.<new state>, .updated or .deleted.';
 
 -- Functions: counting
 
@@ -318,10 +351,12 @@ declare
 begin
     select * into v_state from app.rollup_state for update;
     if v_state.cluster <> v_cluster then
-        -- A dump restored into another cluster: its transaction ids mean nothing here. Count every day anew.
+        -- A dump restored into another cluster: its transaction ids mean nothing here. Count every
+        -- day anew.
         return app.recount_everything(v_cluster);
     end if;
-    -- Taken after the lock, so that it never runs behind another rollup. Every transaction below it has ended: what
+    -- Taken after the lock, so that it never runs behind another rollup. Every transaction below it
+    -- has ended: what
     -- it wrote is visible, and nothing more will come.
     v_horizon := pg_snapshot_xmin(pg_current_snapshot());
     with counted as (
@@ -344,7 +379,8 @@ begin
 end;
 $$;
 comment on function app.rollup_events() is
-    'Job: adds the events of all transactions ended since the last run to event_aggregates, each exactly once. Returns how many.';
+    'Job: adds the events of all transactions ended since the last run to event_aggregates, each '
+    'exactly once. Returns how many.';
 
 create function app.recount_everything(cluster text) returns bigint
 language plpgsql
@@ -367,12 +403,14 @@ begin
 
     select coalesce(sum(c.count), 0) into v_counted from counted as c;
     update app.rollup_state
-    set counted_below = pg_current_xact_id(), cluster = recount_everything.cluster, rolled_up_at = app.now();
+    set counted_below = pg_current_xact_id(), cluster = recount_everything.cluster,
+        rolled_up_at = app.now();
     return v_counted;
 end;
 $$;
 comment on function app.recount_everything(text) is
-    'After a dump was restored into another cluster: counts all stored events anew and starts the watermark there.';
+    'After a dump was restored into another cluster: counts all stored events anew and starts the '
+    'watermark there.';
 
 create function app.recount_events(period date)
 returns table (org_id uuid, module text, event_type text, counted bigint, drift bigint)
@@ -382,7 +420,8 @@ set search_path = ''
 as $$
 #variable_conflict use_column
 begin
-    -- The state's row lock keeps the rollup out; only what it has passed is counted, so that neither counts twice.
+    -- The state's row lock keeps the rollup out; only what it has passed is counted, so that
+    -- neither counts twice.
     perform from app.rollup_state for update;
     return query
     with fresh as (
@@ -390,7 +429,8 @@ begin
         from public.module_events as e
         where
             e.occurred_on = recount_events.period
-            -- No zone is further than a day from UTC: the bounds leave out the other months' partitions.
+            -- No zone is further than a day from UTC: the bounds leave out the other months'
+            -- partitions.
             and e.occurred_at >= (recount_events.period - 1)::timestamp at time zone 'UTC'
             and e.occurred_at < (recount_events.period + 2)::timestamp at time zone 'UTC'
             and e.xid < (select s.counted_below from app.rollup_state as s)
@@ -411,7 +451,8 @@ begin
             coalesce(f.count, 0) as counted,
             coalesce(f.count, 0) - coalesce(s.count, 0) as drift
         from fresh as f
-        full join stored as s on s.org_id = f.org_id and s.module = f.module and s.event_type = f.event_type
+        full join stored as s on s.org_id = f.org_id and s.module = f.module
+            and s.event_type = f.event_type
         where exists (select from fresh)
     ),
 
@@ -427,7 +468,8 @@ begin
     from compared as c order by c.org_id, c.module, c.event_type;
 end;
 $$;
-comment on function app.recount_events(date) is 'Body of public.aggregate_module_events_for_period.';
+comment on function app.recount_events(date) is
+    'Body of public.aggregate_module_events_for_period.';
 
 create function public.aggregate_module_events_for_period(period date)
 returns table (org_id uuid, module text, event_type text, counted bigint, drift bigint)
@@ -435,7 +477,8 @@ language sql
 set search_path = ''
 as $$ select * from app.recount_events(period) $$;
 comment on function public.aggregate_module_events_for_period(date) is
-    'Counts one day anew for every organisation and stores the counts; drift is the new count minus the old, 0 when rollup and recount agree. Worker only.';
+    'Counts one day anew for every organisation and stores the counts; drift is the new count '
+    'minus the old, 0 when rollup and recount agree. Worker only.';
 
 create function app.recount_events_yesterday() returns bigint
 language plpgsql
@@ -455,7 +498,9 @@ begin
         if v_drifted.drift <> 0 then
             perform app.record_event(
                 v_drifted.org_id, 'data', 'event_aggregates.drifted', 'event_aggregates', null,
-                jsonb_build_object('period', (app.now() at time zone 'America/Sao_Paulo')::date - 1, 'drift', v_drifted.drift)
+                jsonb_build_object('period',
+                    (app.now() at time zone 'America/Sao_Paulo')::date - 1, 'drift',
+                    v_drifted.drift)
             );
         end if;
     end loop;
@@ -463,16 +508,19 @@ begin
 end;
 $$;
 comment on function app.recount_events_yesterday() is
-    'Job: recounts yesterday; organisations whose rollup had drifted get the event data event_aggregates.drifted. Returns the events counted.';
+    'Job: recounts yesterday; organisations whose rollup had drifted get the event data '
+    'event_aggregates.drifted. Returns the events counted.';
 
-create function public.get_event_aggregates(org uuid, period date default null, max_rows integer default 50)
+create function public.get_event_aggregates(org uuid, period date default null,
+    max_rows integer default 50)
 returns setof public.event_aggregates
 language sql
 stable
 set search_path = ''
 as $$
     select a.* from public.event_aggregates as a
-    where a.org_id = get_event_aggregates.org and (get_event_aggregates.period is null or a.period = get_event_aggregates.period)
+    where a.org_id = get_event_aggregates.org
+        and (get_event_aggregates.period is null or a.period = get_event_aggregates.period)
     order by a.period desc, a.count desc, a.module, a.event_type
     limit least(greatest(max_rows, 1), 1000)
 $$;
@@ -500,20 +548,30 @@ to authenticated, service_role, analyst using (true);
 grant select on app.event_types to authenticated, service_role, analyst;
 
 grant execute on function
-app.rollup_events(), app.recount_events(date), app.recount_events_yesterday(), app.ensure_event_partitions(),
+app.rollup_events(), app.recount_events(date), app.recount_events_yesterday(),
+app.ensure_event_partitions(),
 app.record_event(uuid, text, text, text, uuid, jsonb, timestamptz),
 public.aggregate_module_events_for_period(date)
 to service_role;
-grant execute on function public.get_event_aggregates(uuid, date, integer) to authenticated, service_role;
+grant execute on function public.get_event_aggregates(uuid, date, integer) to authenticated,
+    service_role;
 
 -- Reference rows
 
 insert into app.rollup_state (counted_below, cluster)
-select '0'::xid8, c.system_identifier::text from pg_control_system() as c;
+select
+    '0'::xid8 as counted_below,
+    c.system_identifier::text as cluster
+from pg_control_system() as c;
 
-select app.ensure_event_partitions(
-    (pg_catalog.now() - interval '13 months')::date, (pg_catalog.now() + interval '3 months')::date
-);
+do $$
+begin
+    perform app.ensure_event_partitions(
+        (now() - interval '13 months')::date, (now() + interval '3 months')::date
+    );
+end;
+$$;
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('data', 'event_aggregates.drifted', 'Rollup and recount of a day differed; the recount stands.', '{period,drift}');
+('data', 'event_aggregates.drifted', 'Rollup and recount of a day differed; the recount stands.',
+    '{period,drift}');
