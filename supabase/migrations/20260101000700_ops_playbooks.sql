@@ -144,11 +144,8 @@ create table public.assets (
     media_type text not null
         constraint assets_media_type_check check (
             media_type in (
-                'image/png', 'image/jpeg', 'image/webp', 'image/gif', 'application/pdf',
-                'text/plain', 'text/markdown', 'text/csv', 'application/json', 'application/zip',
-                'application/vnd.openxmlformats-officedocument.wordprocessingml.document',
-                'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
-                'application/vnd.openxmlformats-officedocument.presentationml.presentation'
+                'application/pdf', 'image/jpeg', 'image/png', 'image/svg+xml', 'image/webp',
+                'text/markdown', 'text/plain', 'video/mp4'
             )
         ),
     size_bytes integer not null
@@ -171,7 +168,8 @@ comment on table public.assets is
     '[ops] What is known of each file in the bucket os-assets; the bytes lie in storage.';
 comment on column public.assets.path is
     'Object name in the bucket os-assets; its first folder is the organisation''s id.';
-comment on column public.assets.media_type is 'One of the types that the bucket os-assets takes.';
+comment on column public.assets.media_type is
+    'One of the types that the bucket os-assets takes, as in supabase/config.toml.';
 comment on column public.assets.size_bytes is 'At most 10 MB, as the bucket.';
 comment on column public.assets.playbook_id is 'The playbook the file belongs to; null = general.';
 create index assets_playbook_id_idx on public.assets (org_id, playbook_id);

@@ -18,7 +18,8 @@ create table public.performance_metrics (
         constraint performance_metrics_cloud_cost_check check (cloud_cost >= 0),
     other_cost numeric(14, 2) not null default 0
         constraint performance_metrics_other_cost_check check (other_cost >= 0),
-    sla_achieved boolean,
+    sla_achieved numeric(5, 2)
+        constraint performance_metrics_sla_achieved_check check (sla_achieved between 0 and 100),
     source text not null default 'timer'
         constraint performance_metrics_source_check check (source in ('timer', 'manual')),
     created_at timestamptz not null default app.now(),
@@ -29,7 +30,7 @@ create table public.performance_metrics (
     foreign key (org_id, contract_id) references public.contracts (org_id, id)
 );
 comment on table public.performance_metrics is
-    '[ops] What a contract took in a month: hours, costs and whether the SLA was kept.';
+    '[ops] What a contract took in a month: hours, costs and the service level reached.';
 comment on column public.performance_metrics.month is
     'First day of the month, cut in the organisation''s time zone.';
 comment on column public.performance_metrics.hours_worked is
@@ -40,7 +41,8 @@ comment on column public.performance_metrics.cloud_cost is
     'BRL, typed; the timer never touches it.';
 comment on column public.performance_metrics.other_cost is
     'BRL, typed; the timer never touches it.';
-comment on column public.performance_metrics.sla_achieved is 'Null = not measured.';
+comment on column public.performance_metrics.sla_achieved is
+    'Percent of the agreed service level that was reached, 0 to 100; null = not measured.';
 comment on column public.performance_metrics.source is
     'Where hours and labour come from. Typing either makes the row manual, which the timer leaves '
     'alone; setting it back to timer sums the entries again.';
