@@ -1,0 +1,246 @@
+"""The executed access matrix: every relation, every actor, every verb, on rows of his own, of others and of strangers."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.access.actors import ACTORS, Actor
+from tests.access.matrix import (
+    DENIED,
+    EXCEPTIONS,
+    MINE,
+    PLACES,
+    REFUSED,
+    VERBS,
+    Matrix,
+    Relation,
+    answer,
+    attempt,
+    where,
+)
+from tests.people import Connection
+
+everybody = pytest.mark.parametrize("actor", ACTORS, ids=lambda actor: actor.name)
+
+
+@pytest.fixture(scope="module")
+def matrix(db_url: str) -> Iterator[Matrix]:
+    """The matrix over a database with three rows in every table: mine, another's, and another tenant's."""
+    with psycopg.connect(db_url) as connection:
+        matrix = Matrix(connection)
+        for place in PLACES:
+            matrix.rows.fill(place)
+        connection.commit()
+        yield matrix
+        connection.rollback()
+
+
+@pytest.fixture
+def scene(matrix: Matrix, actor: Actor) -> Iterator[Matrix]:
+    """The same, with the rows of place `mine` about the actor; undone afterwards."""
+    matrix.make_mine(actor)
+    yield matrix
+    matrix.db.rollback()
+
+
+def _rows_where(db: Connection, matrix: Matrix, relation: Relation, condition: str) -> set[tuple[object, ...]]:
+    columns = sql.SQL(", ").join(map(sql.Identifier, matrix.key(relation)))
+    query = sql.SQL("select {} from {} t where {}").format(columns, matrix.base(relation), sql.SQL(condition))  # type: ignore[arg-type]
+    return set(db.execute(query).fetchall())
+
+
+def _seen(db: Connection, matrix: Matrix, relation: Relation, actor: Actor) -> set[tuple[object, ...]] | str:
+    columns = sql.SQL(", ").join(map(sql.Identifier, matrix.key(relation)))
+    try:
+        with db.transaction(force_rollback=True), actor.acting(db):
+            return set(db.execute(sql.SQL("select {} from {}").format(columns, relation.identifier)).fetchall())
+    except psycopg.errors.InsufficientPrivilege:
+        return DENIED
+
+
+@everybody
+def test_rows_an_actor_reads_are_those_his_role_may_read(scene: Matrix, actor: Actor) -> None:
+    wrong = []
+    for relation in scene.relations:
+        if EXCEPTIONS.get(relation.label, {}).get("computed"):
+            continue
+        condition = scene.expected(relation, "select", actor)
+        expected = DENIED if condition == DENIED else _rows_where(scene.db, scene, relation, condition)
+        seen = _seen(scene.db, scene, relation, actor)
+        if seen != expected:
+            wrong.append(f"{relation.label}: expected {_size(expected)}, saw {_size(seen)}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def _size(rows: set[tuple[object, ...]] | str) -> str:
+    return rows if isinstance(rows, str) else f"{len(rows)} rows"
+
+
+@everybody
+def test_rows_an_actor_changes_or_deletes_are_those_his_role_may_write(scene: Matrix, actor: Actor) -> None:
+    wrong = []
+    for relation in scene.relations:
+        for verb in ("update", "delete"):
+            condition = scene.expected(relation, verb, actor)
+            visible = scene.expected(relation, "select", actor)
+            table = scene.table(relation)
+            made = {p.name: scene.rows.made.get((table.name, p.name)) for p in PLACES} if table else {}
+            for place in PLACES:
+                row = made.get(place.name)
+                if row is None:
+                    finder: sql.Composable = sql.SQL("true")
+                    if place is not MINE:
+                        continue
+                else:
+                    finder = where(scene.key(relation), row)
+                if condition == DENIED:
+                    expected = DENIED
+                elif row is None:
+                    found = _rows_where(scene.db, scene, relation, f"({condition}) and ({visible})")
+                    expected = "done" if found else "nothing"
+                else:
+                    reach = sql.SQL("select 1 from {} t where {} and ({}) and ({})").format(
+                        scene.base(relation), finder, sql.SQL(condition), sql.SQL(visible)  # type: ignore[arg-type]
+                    )  # fmt: skip
+                    expected = "done" if scene.db.execute(reach).fetchone() else "nothing"
+                got = answer(scene.db, actor, _write(scene, relation, verb, actor, finder))
+                if got != expected:
+                    wrong.append(f"{verb} {relation.label} ({place.name}): expected {expected}, got {got}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def _write(scene: Matrix, relation: Relation, verb: str, actor: Actor, finder: sql.Composable) -> sql.Composable:
+    if verb == "delete":
+        return sql.SQL("delete from {} where {}").format(relation.identifier, finder)
+    row = scene.db.execute(
+        "select a.attname from pg_attribute a where a.attrelid = to_regclass(%(r)s) and a.attnum > 0 and not a.attisdropped"
+        " and a.attgenerated = '' order by has_column_privilege(%(who)s, a.attrelid, a.attnum, 'update') desc,"
+        " a.attname <> 'updated_at' desc, a.attnum desc limit 1",
+        {"r": f"{relation.schema}.{relation.name}", "who": actor.database_role},
+    ).fetchone()
+    assert row is not None
+    return sql.SQL("update {0} set {1} = {1} where {2}").format(relation.identifier, sql.Identifier(row[0]), finder)
+
+
+@everybody
+def test_rows_an_actor_adds_are_those_his_role_may_write(scene: Matrix, actor: Actor) -> None:
+    wrong = []
+    for relation in scene.relations:
+        condition = scene.expected(relation, "insert", actor)
+        table = scene.table(relation)
+        for place in PLACES:
+            if table is None or "org_id" not in table.columns:
+                statement: sql.Composable = sql.SQL("insert into {} default values").format(relation.identifier)
+                if place is not MINE:
+                    continue
+                expected = DENIED
+                if condition != DENIED:
+                    pytest.fail(f"{relation.label}: say in exceptions.toml that it cannot be inserted into")
+            else:
+                about = place if place is not MINE or actor.org != MINE.org else _about(actor)
+                values = scene.rows.values(table, about, label="-added")
+                if relation.is_view:
+                    columns = _columns(scene, relation)
+                    values = {name: value for name, value in values.items() if name in columns}
+                statement = sql.SQL("insert into {} ({}) values ({})").format(
+                    relation.identifier,
+                    sql.SQL(", ").join(map(sql.Identifier, values)),
+                    sql.SQL(", ").join(values.values()),
+                )
+                expected = DENIED
+                if condition != DENIED:
+                    fits = scene.db.execute(
+                        sql.SQL("select ({}), ({}) from (select {}) t").format(
+                            sql.SQL(condition),  # type: ignore[arg-type]
+                            sql.SQL(scene.narrowed(relation, "insert", actor)),  # type: ignore[arg-type]
+                            sql.SQL(", ").join(
+                                sql.SQL("({})::{} as {}").format(value, sql.SQL(table.columns[name].type), sql.Identifier(name))  # type: ignore[arg-type]
+                                for name, value in scene.rows.values(table, about, label="-added").items()
+                            ),
+                        )
+                    ).fetchone()
+                    assert fits is not None
+                    expected = DENIED if not fits[0] else "done" if fits[1] else REFUSED
+            got = answer(scene.db, actor, statement)
+            if got != expected:
+                wrong.append(f"insert {relation.label} ({place.name}): expected {expected}, got {got}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def _about(actor: Actor):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from dataclasses import replace  # noqa: PLC0415
+
+    return replace(MINE, person=actor.person, client=actor.client or MINE.client)
+
+
+def _columns(scene: Matrix, relation: Relation) -> set[str]:
+    return {
+        row[0]
+        for row in scene.db.execute(
+            "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0",
+            (f"{relation.schema}.{relation.name}",),
+        ).fetchall()
+    }
+
+
+@everybody
+def test_no_actor_moves_a_row_to_another_tenant(scene: Matrix, actor: Actor) -> None:
+    wrong = []
+    for name, table in scene.rows.tables.items():
+        made = scene.rows.made.get((name, MINE.name))
+        if made is None:
+            continue
+        target = next(place.org for place in PLACES if str(place.org) != made["org_id"])
+        statement = sql.SQL("update {} set org_id = {} where {}").format(
+            table.identifier, sql.Literal(str(target)), where(table.key, made)
+        )
+        for triggers in (True, False):
+            # With triggers off, a platform admin is at home in both tenants.
+            if not triggers and actor.kind == "platform admin":
+                continue
+            outcome, count = attempt(scene.db, actor, statement, triggers=triggers)
+            if outcome == "ok" and count:
+                wrong.append(f"{name}: moved, triggers {'on' if triggers else 'off'}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "actor", [actor for actor in ACTORS if actor.audience != "signed_in"], ids=lambda actor: actor.name
+)
+def test_columns_a_visitor_or_an_analyst_reads_are_those_granted(scene: Matrix, actor: Actor) -> None:
+    wrong = []
+    for relation in scene.relations:
+        granted = scene.expected(relation, "select", actor) != DENIED
+        stated = EXCEPTIONS.get(relation.label, {}).get("columns", {}).get(actor.audience)
+        for column, is_personal in scene.db.execute(
+            "select attname, coalesce(col_description(attrelid, attnum), '') like '[pii]%%' from pg_attribute"
+            " where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
+            (f"{relation.schema}.{relation.name}",),
+        ).fetchall():
+            expected = granted and (column in stated if stated is not None else not is_personal)
+            outcome, _ = attempt(
+                scene.db, actor, sql.SQL("select {} from {} limit 0").format(sql.Identifier(column), relation.identifier)
+            )
+            if (outcome == "ok") != expected:
+                wrong.append(f"{relation.label}.{column}: expected {expected}, got {outcome}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_every_exception_names_a_relation_and_has_a_reason(matrix: Matrix) -> None:
+    labels = {relation.label for relation in matrix.relations}
+    assert set(EXCEPTIONS) <= labels
+    assert [label for label, exception in EXCEPTIONS.items() if not exception.get("why")] == []
+    stated = {"why", "like", "where", "verbs", "columns", "computed", "narrow", *VERBS}
+    assert [label for label, exception in EXCEPTIONS.items() if not set(exception) <= stated] == []
+
+
+def test_every_public_relation_is_protected_or_stated(matrix: Matrix) -> None:
+    known = set(matrix.protections) | set(EXCEPTIONS)
+    assert [r.label for r in matrix.relations if r.schema == "public" and r.label not in known] == []
+
+
+def test_every_tenant_table_has_its_three_rows(matrix: Matrix) -> None:
+    tenants = [name for name, table in matrix.rows.tables.items() if "org_id" in table.columns]
+    assert [(n, p.name) for n in tenants for p in PLACES if (n, p.name) not in matrix.rows.made] == []
