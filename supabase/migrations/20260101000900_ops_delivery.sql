@@ -497,7 +497,7 @@ begin
         e.org_id = sync_performance_metrics.org
         and e.started_at < upper(v_range) and e.ended_at > lower(v_range)
     order by e.contract_id
-    on conflict (org_id, contract_id, month) do nothing;
+    on conflict on constraint performance_metrics_org_id_contract_id_month_key do nothing;
     get diagnostics v_inserted = row_count;
 
     perform from public.performance_metrics as p
