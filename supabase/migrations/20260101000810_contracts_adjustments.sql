@@ -256,7 +256,9 @@ begin
         if v_missing is not null then
             perform app.raise_error(
                 'index_values_missing',
-                format('%s (series %s) lacks %s.', v_contract.adjustment_index, v_series, v_missing),
+                format(
+                    '%s (series %s) lacks %s.', v_contract.adjustment_index, v_series, v_missing
+                ),
                 'Synchronise the rates of the Banco Central.'
             );
         end if;
@@ -269,7 +271,8 @@ begin
         org_id, contract_id, month, adjustment_index, factor, accumulated_pct, mrr_before,
         mrr_after, explanation
     ) values (
-        org, contract, v_month, v_contract.adjustment_index, v_factor, (v_factor - 1) * 100,
+        org, contract, v_month, v_contract.adjustment_index, trim_scale(v_factor),
+        (v_factor - 1) * 100,
         v_contract.mrr, round(v_contract.mrr * v_factor, 2),
         format(
             'Reajuste de %s %s: %s %%. Valor mensal de R$ %s para R$ %s.',
@@ -330,6 +333,7 @@ as $$
 declare
     v_today date := app.org_today(org);
     v_alert record;
+    v_payload jsonb;
     v_renewal integer := 0;
     v_end integer := 0;
 begin
@@ -362,15 +366,21 @@ begin
         from near as n
         inner join stored as s on s.contract_id = n.contract_id and s.kind = n.kind
     loop
-        perform app.record_event(
-            org, 'fin', 'contract.' || v_alert.kind || '_near', 'contract', v_alert.contract_id,
-            jsonb_build_object(
-                'due_on', v_alert.due_on, 'days_left', v_alert.days_left,
-                'days_before', v_alert.days_before
-            )
+        v_payload := jsonb_build_object(
+            'due_on', v_alert.due_on, 'days_left', v_alert.days_left,
+            'days_before', v_alert.days_before
         );
-        v_renewal := v_renewal + (v_alert.kind = 'renewal')::integer;
-        v_end := v_end + (v_alert.kind = 'end')::integer;
+        if v_alert.kind = 'renewal' then
+            v_renewal := v_renewal + 1;
+            perform app.record_event(
+                org, 'fin', 'contract.renewal_near', 'contract', v_alert.contract_id, v_payload
+            );
+        else
+            v_end := v_end + 1;
+            perform app.record_event(
+                org, 'fin', 'contract.end_near', 'contract', v_alert.contract_id, v_payload
+            );
+        end if;
     end loop;
     return jsonb_build_object('renewal', v_renewal, 'end', v_end);
 end;
