@@ -310,23 +310,32 @@ set search_path = ''
 as $$
 declare
     v_open uuid[];
+    v_is_any_open boolean;
     v_blocked text;
 begin
     select
-        array_agg(r.org_id) filter (where r.status = 'active' or (r.status = 'suspended'
-            and action = 'read')),
-        min(r.status) filter (where r.status = 'inactive' or (r.status = 'suspended'
-            and action = 'write'))
-    into v_open, v_blocked
-    from app.caller_roles() as r
-    left join public.role_permissions as p on p.role = r.role and p.module = caller_orgs.module
-    left join public.org_role_permissions as x
-        on x.org_id = r.org_id and x.role = r.role and x.module = caller_orgs.module
-    where case action
-        when 'read' then coalesce(x.read_scope, p.read_scope)
-        when 'write' then coalesce(x.write_scope, p.write_scope)
-    end = scope;
-    if v_open is null and v_blocked is not null then
+        array_agg(c.org_id) filter (where c.is_open and c.scope = caller_orgs.scope),
+        bool_or(c.is_open),
+        min(c.status) filter (where not c.is_open and c.scope = caller_orgs.scope)
+    into v_open, v_is_any_open, v_blocked
+    from (
+        select
+            r.org_id,
+            r.status,
+            r.status = 'active' or (r.status = 'suspended' and action = 'read') as is_open,
+            case action
+                when 'read' then coalesce(x.read_scope, p.read_scope)
+                when 'write' then coalesce(x.write_scope, p.write_scope)
+            end as scope
+        from app.caller_roles() as r
+        left join public.role_permissions as p
+            on p.role = r.role and p.module = caller_orgs.module
+        left join public.org_role_permissions as x
+            on x.org_id = r.org_id and x.role = r.role and x.module = caller_orgs.module
+    ) as c
+    where c.scope in ('own', 'all');
+    -- An open organisation with the other scope is served: policies ask for both in turn.
+    if v_blocked is not null and not v_is_any_open then
         perform app.raise_error(
             'organization_' || v_blocked, format('The organisation is %s.', v_blocked),
                 'Ask the operator of the installation.'
@@ -336,8 +345,8 @@ begin
 end;
 $$;
 comment on function app.caller_orgs(text, text, text) is
-    'Organisations where the caller has the scope. If none is left only because of their status, '
-    'that is raised.';
+    'Organisations where the caller has the scope. If nothing of the module is left to him only '
+    'because of their status, that is raised.';
 
 create function app.org_ids(module text, action text) returns uuid[]
 language sql

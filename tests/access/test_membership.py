@@ -1,0 +1,214 @@
+"""Access follows the membership table at once, and the state of the organisation."""
+
+import json
+
+import psycopg
+import pytest
+
+from tests.people import (
+    Connection,
+    World,
+    acting,
+    as_agent,
+    as_anon,
+    as_client,
+    as_member,
+    as_person,
+    denied,
+    refused,
+)
+
+
+def count(db: Connection, table: str) -> int:
+    row = db.execute(f"select count(*) from public.{table}").fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture
+def lead(db: Connection, world: World) -> None:
+    """One lead in each organisation, owned by its salesperson."""
+    for org in (world.a, world.b):
+        db.execute(
+            "insert into public.leads (org_id, name, email, owner_id) values (%s, 'Ana', 'ana@people.test', %s)",
+            (org.org, org.member("sales")),
+        )
+
+
+@pytest.mark.usefixtures("lead")
+def test_a_removed_member_is_denied_on_the_next_request(db: Connection, world: World) -> None:
+    with as_member(db, world.a, "director"):
+        assert count(db, "leads") == 1
+    with as_member(db, world.a, "admin"):
+        db.execute("select public.remove_member(%s, %s)", (world.a.org, world.a.member("director")))
+    with as_member(db, world.a, "director"):
+        assert count(db, "leads") == 0
+        with denied():
+            db.execute(
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+            )
+
+
+@pytest.mark.usefixtures("lead")
+def test_a_changed_role_counts_on_the_next_request(db: Connection, world: World) -> None:
+    with as_member(db, world.a, "finance"):
+        assert count(db, "leads") == 0
+    with as_member(db, world.a, "owner"):
+        db.execute(
+            "select public.set_member_role(%s, %s, 'director')", (world.a.org, world.a.member("finance"))
+        )
+    with as_member(db, world.a, "finance"):
+        assert count(db, "leads") == 1
+
+
+@pytest.mark.usefixtures("lead")
+def test_a_role_in_the_token_is_not_believed(db: Connection, world: World) -> None:
+    forged = {
+        "role": "authenticated",
+        "user_role": "owner",
+        "org_id": str(world.a.org),
+        "user_metadata": {"role": "owner", "agent_id": str(world.stranger), "agent_org_id": str(world.a.org)},
+    }
+    with as_person(db, world.stranger, **forged):
+        assert count(db, "leads") == 0
+        assert count(db, "organizations") == 0
+
+
+@pytest.mark.usefixtures("lead")
+def test_an_agent_reaches_only_the_organisation_of_its_claims(db: Connection, world: World) -> None:
+    with as_agent(db, world.a):
+        assert db.execute("select distinct org_id from public.leads").fetchall() == [(world.a.org,)]
+        with denied():
+            db.execute(
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+            )
+
+
+@pytest.mark.usefixtures("lead")
+def test_agent_claims_replace_the_memberships_of_the_person_behind_them(db: Connection, world: World) -> None:
+    metadata = {"agent_id": str(world.a.member("owner")), "agent_org_id": str(world.a.org)}
+    with as_person(db, world.b.member("owner"), app_metadata=metadata):
+        assert db.execute("select distinct org_id from public.leads").fetchall() == [(world.a.org,)]
+        assert count(db, "memberships") == 0
+
+
+@pytest.mark.usefixtures("lead")
+def test_an_organisation_replaces_a_line_of_the_matrix_for_itself_only(db: Connection, world: World) -> None:
+    with as_member(db, world.a, "admin"):
+        db.execute(
+            "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
+            " values (%s, 'ops', 'crm', 'all', 'none'), (%s, 'director', 'crm', 'none', 'none')",
+            (world.a.org, world.a.org),
+        )
+    for org, role, seen in ((world.a, "ops", 1), (world.b, "ops", 0), (world.a, "director", 0), (world.b, "director", 1)):
+        with as_member(db, org, role):
+            assert count(db, "leads") == seen
+
+
+def test_nobody_but_owners_and_admins_writes_lines_of_the_matrix(db: Connection, world: World) -> None:
+    for role in ("director", "sales", "employee", "client"):
+        with as_member(db, world.a, role), denied():
+            db.execute(
+                "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
+                " values (%s, %s, 'fin', 'all', 'all')",
+                (world.a.org, role),
+            )
+
+
+def test_owners_and_admins_cannot_be_cut_by_a_line_of_the_matrix(db: Connection, world: World) -> None:
+    with as_member(db, world.a, "admin"), pytest.raises(psycopg.errors.CheckViolation), db.transaction():
+        db.execute(
+            "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
+            " values (%s, 'owner', 'crm', 'none', 'none')",
+            (world.a.org,),
+        )
+
+
+@pytest.mark.usefixtures("lead")
+def test_a_suspended_organisation_is_read_and_not_written(db: Connection, world: World) -> None:
+    db.execute("update public.organizations set status = 'suspended' where id = %s", (world.a.org,))
+    with as_member(db, world.a, "owner"):
+        assert count(db, "leads") == 1
+        with refused("organization_suspended"):
+            db.execute(
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+            )
+        with refused("organization_suspended"):
+            db.execute("update public.leads set score = 10")
+        with refused("organization_suspended"):
+            db.execute("select public.invite_member(%s, 'novo@people.test', 'sales')", (world.a.org,))
+
+
+@pytest.mark.usefixtures("lead")
+def test_an_inactive_organisation_answers_403(db: Connection, world: World) -> None:
+    db.execute("update public.organizations set status = 'inactive' where id = %s", (world.a.org,))
+    with as_member(db, world.a, "owner"), refused("organization_inactive") as answer:
+        count(db, "leads")
+    assert answer.status == 403
+    with as_member(db, world.b, "owner"):
+        assert count(db, "leads") == 1
+
+
+def test_the_pages_of_an_inactive_organisation_are_not_served(db: Connection, world: World) -> None:
+    db.execute(
+        "insert into public.static_pages (org_id, slug, title, content_markdown, is_published, published_at)"
+        " values (%s, 'termos', 'Termos', '# Termos', true, app.now())",
+        (world.a.org,),
+    )
+    with as_anon(db):
+        assert count(db, "published_pages") == 1
+    db.execute("update public.organizations set status = 'inactive' where id = %s", (world.a.org,))
+    with as_anon(db):
+        assert count(db, "published_pages") == 0
+
+
+@pytest.mark.usefixtures("lead")
+@pytest.mark.parametrize("role_here", ["sales", "director"])
+@pytest.mark.parametrize("role_there", ["sales", "director"])
+def test_a_closed_organisation_does_not_lock_its_members_out_of_another(
+    db: Connection, world: World, role_here: str, role_there: str
+) -> None:
+    person = world.a.member(role_here)
+    db.execute(
+        "insert into public.memberships (org_id, user_id, role) values (%s, %s, %s)", (world.b.org, person, role_there)
+    )
+    db.execute("update public.organizations set status = 'inactive' where id = %s", (world.b.org,))
+    with as_person(db, person):
+        assert db.execute("select org_id from public.leads").fetchall() == [(world.a.org,)]
+
+
+def test_a_portal_client_sees_his_contracts_and_no_other_clients(db: Connection, world: World) -> None:
+    for client in (world.a.client, world.a.other_client):
+        db.execute(
+            "insert into public.contracts (org_id, client_id, title, number, starts_on) values (%s, %s, 'SOC', %s, '2026-01-01')",
+            (world.a.org, client, str(client)[:8]),
+        )
+    for client in (world.a.client, world.a.other_client):
+        with as_client(db, world.a, client):
+            assert db.execute("select client_id from public.contracts").fetchall() == [(client,)]
+            assert db.execute("select id from public.clients").fetchall() == [(client,)]
+            assert count(db, "memberships") == 0
+
+
+def test_nobody_reads_a_partition_directly(db: Connection) -> None:
+    row = db.execute("select relname from pg_class where relispartition limit 1").fetchone()
+    assert row is not None
+    for role in ("anon", "authenticated", "service_role", "analyst"):
+        with denied(), acting(db, role, {"role": role}):
+            db.execute(f"select * from partitions.{row[0]}")  # type: ignore[arg-type]
+
+
+def test_a_platform_admin_acts_everywhere_and_only_the_database_makes_one(db: Connection, world: World) -> None:
+    with as_person(db, world.platform_admin):
+        assert count(db, "organizations") == 2
+    with as_member(db, world.a, "owner"), denied():
+        db.execute("insert into public.platform_admins (user_id) values (%s)", (world.a.member("owner"),))
+
+
+def test_a_visitor_reads_and_writes_no_table_of_people(db: Connection) -> None:
+    tables = [row[0] for row in db.execute("select table_name from app.protected_tables").fetchall()]
+    assert json.dumps(tables).count("leads") >= 1
+    with as_anon(db):
+        for table in ("leads", "memberships", "clients", "contracts"):
+            with denied():
+                count(db, table)
