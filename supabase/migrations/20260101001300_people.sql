@@ -112,9 +112,9 @@ comment on column public.training_gaps.user_id is 'The person who has the gap.';
 comment on column public.training_gaps.playbook_id is 'The playbook that was violated.';
 comment on column public.training_gaps.detected_by is 'Who noticed; null when a rule or job did.';
 comment on column public.training_gaps.solved_at is 'Set by the move to solved.';
-create index training_gaps_user_id_idx on public.training_gaps (org_id, user_id);
+create index training_gaps_user_id_idx on public.training_gaps (user_id, org_id);
 create index training_gaps_playbook_id_idx on public.training_gaps (org_id, playbook_id);
-create index training_gaps_detected_by_idx on public.training_gaps (org_id, detected_by);
+create index training_gaps_detected_by_idx on public.training_gaps (detected_by, org_id);
 create index training_gaps_open_idx on public.training_gaps (org_id, severity)
 where status <> 'solved';
 
@@ -188,8 +188,8 @@ comment on column public.feedback_360.relation is
 comment on column public.feedback_360.criterion is 'One of the cycle''s criteria.';
 comment on column public.feedback_360.score is '1 (worst) to 5 (best).';
 comment on column public.feedback_360.comment is '[pii] Free words of the rater.';
-create index feedback_360_rater_id_idx on public.feedback_360 (org_id, rater_id);
-create index feedback_360_subject_id_idx on public.feedback_360 (org_id, subject_id);
+create index feedback_360_rater_id_idx on public.feedback_360 (rater_id, org_id);
+create index feedback_360_subject_id_idx on public.feedback_360 (subject_id, org_id);
 
 -- 2 Functions
 

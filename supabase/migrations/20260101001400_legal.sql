@@ -77,7 +77,9 @@ create table public.contract_risk_analyses (
         case
             when score < 3 then 'approved' when score <= 7 then 'with_reservations' else 'blocked'
         end
-    ) stored,
+    ) stored
+        constraint contract_risk_analyses_verdict_check
+        check (verdict in ('approved', 'with_reservations', 'blocked')),
     summary text not null default '',
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),
@@ -171,7 +173,7 @@ comment on column public.compliance_checks.evidence is
 comment on column public.compliance_checks.due_on is
     'Until when it has to be ok; null without a date.';
 create index compliance_checks_framework_key_idx
-on public.compliance_checks (org_id, framework_key);
+on public.compliance_checks (framework_key, org_id);
 create index compliance_checks_playbook_id_idx on public.compliance_checks (org_id, playbook_id);
 create index compliance_checks_due_on_idx on public.compliance_checks (org_id, due_on)
 where status <> 'ok';

@@ -78,7 +78,7 @@ comment on column public.policy_acceptances.address is
     '[pii] Network address of the person, as the gateway saw it.';
 comment on column public.policy_acceptances.user_agent is
     '[pii] Browser or program the person used.';
-create index policy_acceptances_user_id_idx on public.policy_acceptances (org_id, user_id);
+create index policy_acceptances_user_id_idx on public.policy_acceptances (user_id, org_id);
 create index policy_acceptances_content_hash_idx
 on public.policy_acceptances (org_id, policy_id, version, content_hash);
 
