@@ -485,12 +485,13 @@ def add_post(db: Connection, org: Org, **columns: object) -> UUID:
 
 
 def published_at(db: Connection, post: UUID) -> str | None:
-    return one(
+    moment: str | None = one(
         db,
         "select to_char(published_at at time zone 'UTC', 'MM-DD HH24:MI')"
         " from public.public_posts where id = %s",
         post,
     )
+    return moment
 
 
 def test_the_moment_of_first_publication_never_changes(db: Connection, world: World) -> None:
