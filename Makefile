@@ -61,7 +61,7 @@ $(NODE):
 	@touch $@
 
 SCRIPTS := supabase/functions supabase/local
-SQL := supabase/migrations $(wildcard supabase/seed.sql) supabase/local/platform.sql
+SQL := supabase/migrations $(wildcard supabase/seed.sql) supabase/local/platform.sql py/nessos/checks
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -29,7 +29,9 @@ class Settings(BaseSettings):
         worker_concurrency: Jobs one worker runs at the same time.
     """
 
-    model_config = SettingsConfigDict(env_file=ROOT / ".env", extra="ignore", env_prefix="NESSOS_")
+    model_config = SettingsConfigDict(
+        env_file=ROOT / ".env", env_ignore_empty=True, env_prefix="NESSOS_", extra="ignore"
+    )
 
     database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
     supabase_url: str | None = Field(default=None, validation_alias="SUPABASE_URL")

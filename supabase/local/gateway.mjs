@@ -13,6 +13,7 @@ const port = Number(env.NESSOS_GATEWAY_PORT ?? 54321);
 const functionsPort = Number(env.NESSOS_FUNCTIONS_PORT ?? 54323);
 const bodyLimit = Number(env.NESSOS_BODY_LIMIT_MB ?? 10) * 1024 * 1024;
 const config = JSON.parse(env.NESSOS_PROJECT ?? "{}");
+const { email: { enabled: emailEnabled = true, ...email } = {}, ...auth } = config.auth ?? {};
 
 // Headers by which a caller could claim another address; the socket alone is believed.
 const addressHeaders = [
@@ -91,7 +92,8 @@ async function build() {
     connection: owner,
     api: { enabled: true, schemas: config.api?.schemas, max_rows: config.api?.max_rows },
     auth: {
-      ...config.auth,
+      ...auth,
+      email: { ...email, enable_signup: emailEnabled },
       jwt_secret: env.NESSOS_JWT_SECRET,
       publishable_key: env.SUPABASE_PUBLISHABLE_KEY,
       secret_key: env.SUPABASE_SECRET_KEY,
@@ -109,7 +111,20 @@ async function build() {
   };
 }
 
-let current = await build();
+// One line, not the error: the library puts its whole configuration, keys included, into some of them.
+const firstLine = (error) => String(error?.message ?? error).split("\n")[0].slice(0, 300);
+const write = console.error;
+console.error = (...parts) =>
+  write(parts.map((part) => typeof part === "string" ? part : firstLine(part)).join(" "));
+process.on("uncaughtException", (error) => {
+  console.error(firstLine(error));
+  process.exit(1);
+});
+
+let current = await build().catch((error) => {
+  console.error(error.errors?.[0]?.error ?? firstLine(error));
+  process.exit(1);
+});
 let reloading = Promise.resolve();
 
 function reload() {
@@ -118,7 +133,7 @@ function reload() {
     current = await build();
     console.log("schema reloaded");
     void old.close();
-  }).catch((error) => console.error("schema not reloaded:", error.message));
+  }).catch((error) => console.error("schema not reloaded:", firstLine(error)));
   return reloading;
 }
 
@@ -244,7 +259,7 @@ const server = createServer(async (request, reply) => {
       response = await withoutInternals(response, requestId);
     }
   } catch (error) {
-    if (!(error instanceof Refusal)) console.error(requestId, error);
+    if (!(error instanceof Refusal)) write(requestId, error);
     const { status = 500, code = "internal_error", hint = null } = error instanceof Refusal
       ? error
       : {};

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg import sql
+from psycopg.rows import scalar_row
 
 from nessos.errors import from_psycopg
 
@@ -37,6 +40,31 @@ def queries(connection: psycopg.AsyncConnection) -> Queries:
         qbq=qb.QueryQueueBuilder(settings),
         qbs=qb.QuerySchedulerBuilder(settings),
     )
+
+
+def release() -> str:
+    """Name the installed pgqueuer, as the comment of its schema does.
+
+    Returns:
+        `pgqueuer <version>`.
+    """
+    return f"pgqueuer {version('pgqueuer')}"
+
+
+def installed(connection: psycopg.Connection[Any]) -> str | None:
+    """Read which pgqueuer a database's queue schema is of.
+
+    Args:
+        connection: The database.
+
+    Returns:
+        `pgqueuer <version>`; None when there is no queue schema.
+    """
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        found: str | None = cursor.execute(
+            "select obj_description(to_regnamespace(%s), 'pg_namespace')", [SCHEMA]
+        ).fetchone()
+    return found
 
 
 def install(url: str, *, dry_run: bool = False) -> str:
@@ -75,16 +103,26 @@ async def _install(url: str, *, dry_run: bool) -> str:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             statements = queries(connection)
             if not await statements.schema_is_installed():
-                if not dry_run:
-                    await statements.install()
-                return "queue schema installed" if not dry_run else "queue schema: to be installed"
+                if dry_run:
+                    return "queue schema: to be installed"
+                await statements.install()
+                await _mark(connection)
+                return "queue schema installed"
             if dry_run:
                 plan = await statements.plan_upgrade()
                 return f"queue schema: {len(plan.statements)} statements to run"
             plan = await statements.apply_upgrade()
-            return f"queue schema upgraded ({len(plan.statements)} statements)"
+            await _mark(connection)
+            return f"queue schema is current ({len(plan.statements)} statements run)"
     except psycopg.Error as error:
         raise from_psycopg(error) from error
+
+
+async def _mark(connection: psycopg.AsyncConnection) -> None:
+    """Write into the database which pgqueuer its schema is of."""
+    await connection.execute(
+        sql.SQL("comment on schema {} is {}").format(sql.Identifier(SCHEMA), sql.Literal(release()))
+    )
 
 
 async def _pending(url: str) -> list[str]:

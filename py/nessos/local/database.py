@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from nessos.errors import DatabaseError, StackError, from_psycopg
 from nessos.jobs import queue
@@ -22,6 +24,7 @@ SUPABASE: Final = ROOT / "supabase"
 MIGRATIONS: Final = SUPABASE / "migrations"
 SEED: Final = SUPABASE / "seed.sql"
 MINIMUM_NODE: Final = 20
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 _MIGRATION_NAME: Final = re.compile(r"^(\d{14})_\w+\.sql$")
 
@@ -68,7 +71,7 @@ def migration_files() -> Mapping[str, Path]:
     return {match[1]: file for match, file in named if match}
 
 
-def applied_migrations(connection: psycopg.Connection) -> Mapping[str, str]:
+def applied_migrations(connection: psycopg.Connection[Any]) -> Mapping[str, str]:
     """Read which migrations a database has.
 
     Args:
@@ -77,15 +80,16 @@ def applied_migrations(connection: psycopg.Connection) -> Mapping[str, str]:
     Returns:
         Version → the text that was applied, without white space and semicolons.
     """
-    exists = connection.execute(
-        "select to_regclass('supabase_migrations.schema_migrations') is not null"
-    ).fetchone()
-    if not exists or not exists[0]:
-        return {}
-    rows = connection.execute(
-        "select version, array_to_string(statements, '')"
-        " from supabase_migrations.schema_migrations order by version"
-    )
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        exists = cursor.execute(
+            "select to_regclass('supabase_migrations.schema_migrations') is not null"
+        ).fetchone()
+        if not exists or not exists[0]:
+            return {}
+        rows = cursor.execute(
+            "select version, array_to_string(statements, '')"
+            " from supabase_migrations.schema_migrations order by version"
+        ).fetchall()
     return {version: condense(text or "") for version, text in rows}
 
 
@@ -162,6 +166,7 @@ def supabase(*args: str, url: str) -> str:
     return _run_tool(
         [node(), str(program), *args, f"--workdir={ROOT}", f"--remote={url}", "--yes"],
         f"supabase {' '.join(args[:2])} failed",
+        **({"PGSSLMODE": "disable"} if urlsplit(url).hostname in LOOPBACK else {}),
     )
 
 
@@ -211,5 +216,8 @@ def _run_tool(command: list[str], failure: str, **environment: str) -> str:
 
 
 def _reason(text: str) -> str:
-    lines = [line.strip(" │■▲●◇") for line in text.splitlines()]
-    return " ".join(line for line in lines if line)[:2000] or "no reason given"
+    """Shorten a tool's complaint: its decoration and the statement's text say nothing new."""
+    lines = [line.strip(" │▲■●◇") for line in text.splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith("Try rerunning"))
+    said = said.partition("At statement:")[0].strip()
+    return said.rpartition("Applying migration ")[2][:1000] or "no reason given"

@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
 import psycopg
@@ -112,7 +112,7 @@ class Cluster:
         """Make the path absolute: the server has another working folder."""
         self.data_dir = Path(self.data_dir).resolve()
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         """Start, for the length of a block."""
         self.start()
         return self
@@ -339,7 +339,7 @@ class Cluster:
         if "could not bind" in tail and is_port_taken(port):
             return StackError(
                 f"port {port} is taken by another program",
-                f"stop it ({_holder(port)}), or set NESSOS_POSTGRES_PORT",
+                f"stop it ({port_holder(port)}), or set NESSOS_POSTGRES_PORT",
             )
         reason = next(
             (line for line in reversed(tail.splitlines()) if "FATAL" in line or "PANIC" in line),
@@ -426,7 +426,15 @@ def is_port_taken(port: int) -> bool:
     return False
 
 
-def _holder(port: int) -> str:
+def port_holder(port: int) -> str:
+    """Name who listens on a port, as far as this user may see.
+
+    Args:
+        port: The TCP port.
+
+    Returns:
+        Its process, in words.
+    """
     import psutil  # noqa: PLC0415 - only on the way to an error
 
     with contextlib.suppress(psutil.Error):

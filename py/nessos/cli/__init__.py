@@ -1,0 +1,38 @@
+"""The command line: one module per sub-app, each registered here.
+
+A command imports what it needs when it runs, so that help and short commands are instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from nessos.cli import cron, db, stack, worker
+from nessos.errors import NessosError
+
+app = typer.Typer(
+    name="nessos",
+    help="ness.OS: the operating system of a service company, in Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+stack.register(app)
+worker.register(app)
+app.add_typer(db.app, name="db")
+app.add_typer(cron.app, name="cron")
+
+
+def main() -> NoReturn:
+    """Run the command line; expected failures are one line on standard error."""
+    try:
+        app()
+    except NessosError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+    sys.exit(0)
