@@ -1,8 +1,10 @@
 """Ops, the knowledge: totals that are always true, order, versions, reviews, files."""
 
+import contextlib
 import random
 import threading
 import tomllib
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -410,29 +412,61 @@ def test_opposite_moves_of_tasks_do_not_lock_each_other_out(db_url: str, world: 
         assert_totals_are_true(check)
 
 
-def test_a_link_made_while_the_playbook_changes_sees_the_change(db_url: str, world: World) -> None:
+@contextlib.contextmanager
+def waiting(url: str, act: Callable[[Connection], object]) -> Iterator[None]:
+    """Run an act in another session, which must come to wait for a lock before the block runs."""
+
+    def run() -> None:
+        with psycopg.connect(url, autocommit=True) as session:
+            act(session)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with psycopg.connect(url, autocommit=True) as watch:
+        query = (
+            "select count(*) from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        while thread.is_alive() and one(watch, query) == 0:
+            thread.join(0.01)
+    assert thread.is_alive()
+    yield
+    thread.join()
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_a_link_made_while_the_playbook_changes_sees_the_change(
+    db_url: str, world: World, place: int
+) -> None:
     with psycopg.connect(db_url, autocommit=True) as setup:
         playbook, action = add_playbook(setup, world.a), add_action(setup, world.a)
+
+    def make_link(quick: Connection) -> None:
+        add(
+            quick, "service_action_playbooks", world.a,
+            service_action_id=action, playbook_id=playbook, sort_order=place,
+        )  # fmt: skip
+
     with psycopg.connect(db_url) as slow:
         add_task(slow, world.a, playbook, minutes=30)
-
-        def make_link() -> None:
-            with psycopg.connect(db_url, autocommit=True) as quick:
-                link(quick, world.a, action, playbook)
-
-        thread = threading.Thread(target=make_link)
-        thread.start()
-        with psycopg.connect(db_url, autocommit=True) as watch:
-            waiting = (
-                "select count(*) from pg_stat_activity"
-                " where wait_event_type = 'Lock' and datname = current_database()"
-            )
-            while thread.is_alive() and one(watch, waiting) == 0:
-                thread.join(0.01)
-        assert thread.is_alive()
-        slow.commit()
-        thread.join()
+        with waiting(db_url, make_link):
+            slow.commit()
         assert totals(slow, action) == (30, 0)
+
+
+def test_two_tasks_changed_alike_at_once_both_count(db_url: str, world: World) -> None:
+    with psycopg.connect(db_url, autocommit=True) as setup:
+        playbook = add_playbook(setup, world.a)
+        tasks = [add_task(setup, world.a, playbook, minutes=10) for _ in range(2)]
+
+    def double(session: Connection, task: UUID) -> None:
+        session.execute("update public.playbook_tasks set minutes = 20 where id = %s", (task,))
+
+    with psycopg.connect(db_url) as slow:
+        double(slow, tasks[0])
+        with waiting(db_url, lambda quick: double(quick, tasks[1])):
+            slow.commit()
+        assert estimate(slow, playbook) == (40, 0)
 
 
 @pytest.mark.parametrize("column", ["estimated_minutes", "estimated_cost"])
