@@ -159,7 +159,6 @@ comment on function app.record_lead_status() is
 create function app.lead_status_at(org uuid, lead uuid, moment timestamptz) returns text
 language sql
 stable
-security definer
 set search_path = ''
 as $$
     select h.status
@@ -170,7 +169,7 @@ as $$
     limit 1
 $$;
 comment on function app.lead_status_at(uuid, uuid, timestamptz) is
-    'Status a lead had at a moment; null before it existed.';
+    'Status a lead had at a moment, for whoever may read its history; null before it existed.';
 
 create function app.submit_lead(
     org_slug text, name text, email text, company text, phone text, message text, origin_url text,

@@ -261,6 +261,11 @@ declare
     v_year integer := extract(year from app.org_today(org));
     v_last integer;
 begin
+    if auth.uid() is not null and not exists (
+        select from app.caller_roles() as r where r.org_id = org
+    ) then
+        perform app.raise_error('not_allowed', 'The organisation is not yours.', null);
+    end if;
     -- The counter's row stays locked until the transaction ends: the next caller waits, and a
     -- rollback gives the number back.
     insert into app.number_counters as c (org_id, kind, year, last)
@@ -290,7 +295,6 @@ comment on function app.is_in_force(text, date, date, date) is
 create function app.contract_status_on(org uuid, contract uuid, day date) returns text
 language sql
 stable
-security definer
 set search_path = ''
 as $$
     select h.status
@@ -302,13 +306,12 @@ as $$
     limit 1
 $$;
 comment on function app.contract_status_on(uuid, uuid, date) is
-    'Status a contract had on a day. The activation of a draft counts from the start of the '
-    'contract.';
+    'Status a contract had on a day, for whoever may read its history; null otherwise. The '
+    'activation of a draft counts from the start of the contract.';
 
 create function app.contract_mrr_on(org uuid, contract uuid, day date) returns numeric
 language sql
 stable
-security definer
 set search_path = ''
 as $$
     select h.mrr_after
@@ -320,7 +323,8 @@ as $$
     limit 1
 $$;
 comment on function app.contract_mrr_on(uuid, uuid, date) is
-    'Monthly value (BRL) of a contract on a day, whether or not it was in force.';
+    'Monthly value (BRL) of a contract on a day, in force or not, for whoever may read its '
+    'history; null otherwise.';
 
 create function app.is_contract_in_force(org uuid, contract uuid, day date) returns boolean
 language sql
@@ -363,13 +367,11 @@ as $$
     from public.contracts as c
     where
         c.org_id = org and c.starts_on <= day and (c.ends_on is null or c.ends_on >= day)
-        and app.is_in_force(
-            app.contract_status_on(c.org_id, c.id, day), c.starts_on, c.ends_on, day
-        )
+        and app.is_contract_in_force(c.org_id, c.id, day)
 $$;
 comment on function app.contracts_in_force(uuid, date) is
-    'Contracts in force on a day with their value (BRL per month) on that day, as far as the '
-    'caller may read contracts.';
+    'Contracts in force on a day, as far as the caller may read contracts, with their value (BRL '
+    'per month) on that day; the value is null where its history may not be read (portal).';
 
 -- Functions: triggers
 

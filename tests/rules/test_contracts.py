@@ -220,6 +220,26 @@ def test_contracts_are_read_and_written_as_the_matrix_says(db: Connection, world
             db.execute("select public.adjust_contract(%s, '2026-01-01')", (contract,))
 
 
+def test_an_outsider_learns_and_spends_nothing_by_the_helpers(db: Connection, world: World) -> None:
+    contract = add_contract(db, world.a, status="active")
+    with as_member(db, world.b, "owner"):
+        answer = one(
+            db,
+            "select app.contract_mrr_on(%s, %s, '2026-01-01'),"
+            " app.contract_status_on(%s, %s, '2026-01-01')",
+            *(world.a.org, contract) * 2,
+        )
+        assert answer == (None, None)
+        with refused("not_allowed"):
+            db.execute("select app.next_number(%s, 'contract', 'CTR')", (world.a.org,))
+
+
+def test_a_portal_client_knows_what_is_in_force_today(db: Connection, world: World) -> None:
+    contract = add_contract(db, world.a, status="active")
+    with as_client(db, world.a):
+        assert in_force(db, world.a, contract, "2026-01-01")
+
+
 def test_an_analyst_reads_contracts_but_not_who_the_client_is(db: Connection, world: World) -> None:
     add_contract(db, world.a)
     with as_analyst(db):
