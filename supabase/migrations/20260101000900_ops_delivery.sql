@@ -571,7 +571,7 @@ for each row execute function app.emit_event(
     'ops', 'time_entry', '', 'contract_id', 'service_action_id', 'minutes'
 );
 create trigger time_entries_80_audit
-after insert or update or delete on public.time_entries
+after update or delete on public.time_entries
 for each row execute function app.audit_row();
 
 create trigger performance_metrics_50_derive

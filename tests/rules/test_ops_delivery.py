@@ -657,12 +657,16 @@ def test_the_job_syncs_two_months_of_every_organisation_and_passes_over_one_that
 def test_changes_of_metrics_and_entries_are_audited_without_the_rate(
     db: Connection, work: Work
 ) -> None:
-    with as_member(db, work.org, "employee") as person:
+    with as_member(db, work.org, "employee"):
         entry = add_entry(db, work, "31 10:00", "31 11:00")
+    with as_member(db, work.org, "ops") as person:
+        db.execute("delete from public.time_entries where id = %s", (entry,))
     actor, changes = one(
         db, "select actor_id, changes from public.audit_log where row_id = %s", str(entry)
     )
     assert (actor, changes["hourly_rate"]) == (person, ["***", "***"])
+    with as_member(db, work.org, "employee"):
+        add_entry(db, work, "31 10:00", "31 11:00")
     with as_worker(db):
         sync(db, work.org, "2026-03-01")
     assert (
