@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from nessos.cli import cron, db, stack, worker
+from nessos.cli import cron, db, events, indices, organization, report, stack, worker
 from nessos.errors import NessosError
 
 app = typer.Typer(
@@ -24,6 +24,10 @@ stack.register(app)
 worker.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(cron.app, name="cron")
+app.add_typer(events.app, name="events")
+app.add_typer(indices.app, name="indices")
+app.add_typer(organization.app, name="org")
+app.add_typer(report.app, name="report")
 
 
 def main() -> NoReturn:

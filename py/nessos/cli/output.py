@@ -65,7 +65,7 @@ def table(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -90,7 +90,12 @@ def records(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> N
         if any(isinstance(row[name], int | float | Decimal) for row in rows)
         and not any(isinstance(row[name], str) for row in rows)
     ]
-    table(title, list(rows[0]), [list(row.values()) for row in rows], right=numeric)
+    table(
+        title,
+        [name.replace("_", " ") for name in rows[0]],
+        [list(row.values()) for row in rows],
+        right=[name.replace("_", " ") for name in numeric],
+    )
 
 
 def _cell(value: object) -> str:
