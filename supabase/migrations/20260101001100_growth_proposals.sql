@@ -392,6 +392,7 @@ begin
             'Call accept_proposal with the client''s CPF or CNPJ, or convert_lead first.'
         );
     end if;
+    -- A contract somebody has linked to the proposal by hand is its contract.
     if exists (
         select from public.contracts as c
         where c.org_id = proposal.org_id and c.proposal_id = proposal.id
@@ -424,17 +425,13 @@ begin
     from (
         select
             weighted.*,
-            case
-                when weighted.place = weighted.parts then 1
-                else sum(weighted.share) over through
-            end as share_until,
+            sum(weighted.share) over through as share_until,
             coalesce(sum(weighted.share) over earlier, 0) as share_before
         from (
             select
                 i.id as item_id, l.service_action_id, i.description, i.quantity, i.unit_price,
                 i.sort_order,
                 row_number() over (partition by i.id order by l.sort_order, l.id) as place,
-                count(*) over (partition by i.id) as parts,
                 case
                     when sum(a.total_cost) over (partition by i.id) > 0
                         then a.total_cost / sum(a.total_cost) over (partition by i.id)

@@ -512,21 +512,32 @@ def test_a_deleted_draft_contract_is_not_made_again_in_silence(
         db.execute("select public.accept_proposal(%s)", (proposal,))
 
 
-def test_two_acceptances_at_once_make_one_contract(own_db_url: str, world: World) -> None:
+def test_a_contract_linked_to_the_proposal_by_hand_is_its_contract(
+    db: Connection, world: World
+) -> None:
+    proposal, contract = sent(db, world.a), add_contract(db, world.a)
+    db.execute("update public.contracts set proposal_id = %s where id = %s", (proposal, contract))
+    assert one(db, "select id from public.accept_proposal(%s)", proposal) == contract
+    assert one(db, "select count(*) from public.contracts where proposal_id = %s", proposal) == 1
+
+
+@pytest.mark.parametrize("act", ["accept_proposal", "revise_proposal"])
+def test_the_same_act_twice_at_once_is_done_once(own_db_url: str, world: World, act: str) -> None:
     with psycopg.connect(own_db_url) as db:
         proposal = sent(db, world.a)
     second: list[UUID] = []
-    with psycopg.connect(own_db_url) as one_session, psycopg.connect(own_db_url) as other_session:
-        first = one(one_session, "select id from public.accept_proposal(%s)", proposal)
+    query = f"select id from public.{act}(%s)"
+    with psycopg.connect(own_db_url) as mine, psycopg.connect(own_db_url) as other:
+        first = one(mine, query, proposal)
 
-        def accept() -> None:
-            second.append(one(other_session, "select id from public.accept_proposal(%s)", proposal))
-            other_session.commit()
+        def repeat() -> None:
+            second.append(one(other, query, proposal))
+            other.commit()
 
-        thread = threading.Thread(target=accept)
+        thread = threading.Thread(target=repeat)
         thread.start()
-        wait_for_lock(own_db_url, other_session.info.backend_pid)
-        one_session.commit()
+        wait_for_lock(own_db_url, other.info.backend_pid)
+        mine.commit()
         thread.join(10)
     assert second == [first]
 

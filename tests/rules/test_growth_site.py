@@ -230,6 +230,8 @@ def test_of_activating_and_unpublishing_at_once_only_one_succeeds(
     own_db_url: str, world: World, isolation: psycopg.IsolationLevel, *, activation_first: bool
 ) -> None:
     with psycopg.connect(own_db_url) as db:
+        # The organisation has checked its catalogue before: the row to queue at exists already.
+        add_service(db, world.a, add_action(db, world.a, add_playbook(db, world.a)), active=True)
         playbook = add_playbook(db, world.a)
         service = add_service(db, world.a, add_action(db, world.a, playbook))
     acts = [
