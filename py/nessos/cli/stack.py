@@ -6,7 +6,8 @@ import shlex
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from nessos.errors import StackError
 from nessos.settings import load
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from nessos.local.stack import Stack
 
 
@@ -179,20 +182,43 @@ def _welcome(stack: Stack) -> None:
         ("Logs", str(stack.home / "logs")),
     ]
     output.table("ness.OS", ("service", "address or key"), rows)
-    organizations = demo.organizations(stack.owner_url)
-    if not organizations:
+    companies = demo.organizations(stack.owner_url)
+    if not companies:
         output.say("No organisation yet: sign up, then create_organization.")
         return
+    roles = list(dict.fromkeys(login.role for one in companies for login in one.logins))
+    logins = [{login.role: login.email for login in one.logins} for one in companies]
     output.table(
         f"Demo logins (password {demo.PASSWORD})",
-        ("organisation", "login", "role"),
-        [
-            (one.name if not index else "", login.email, login.role)
-            for one in organizations
-            for index, login in enumerate(one.logins)
-        ],
+        ("role", *(one.name for one in companies)),
+        [(role, *(of.get(role) for of in logins)) for role in roles],
     )
-    first = organizations[0]
-    dashboard = demo.dashboard(stack.owner_url, first)
-    if dashboard:
-        output.records(dashboard, title=f"Dashboard of {first.name}")
+    _show_dashboard(companies[0].name, demo.dashboard(stack.owner_url, companies[0]))
+
+
+def _amount(value: object, unit: str) -> str:
+    return f"{Decimal(str(value)):,.{0 if unit == 'count' else 2}f}"
+
+
+def _show_dashboard(company: str, summary: MutableMapping[str, Any]) -> None:
+    """Print a company's latest indices and what the database has of it."""
+    indices = summary.pop("recent_data_indices", None) or []
+    latest = max((one["period"] for one in indices), default=None)
+    if latest:
+        output.table(
+            f"Dashboard of {company}, {latest[:7]}",
+            ("index", "value", "unit"),
+            [
+                (one["title"], _amount(one["value"], one["unit"]), one["unit"])
+                for one in indices
+                if one["period"] == latest
+            ],
+            right=("value",),
+        )
+    facts = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in sorted(summary.items())
+        if isinstance(value, str | int)
+    ]
+    if facts:
+        output.say(f"{company}: {', '.join(facts)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
 from psycopg import sql
@@ -13,16 +13,24 @@ from psycopg.rows import scalar_row
 from nessos.errors import from_psycopg
 
 if TYPE_CHECKING:
+    from pgqueuer.ports.driver import NotifyCallback
     from pgqueuer.queries import Queries
 
 SCHEMA: Final = "pgqueuer"
 
 
-def queries(connection: psycopg.AsyncConnection) -> Queries:
+def queries(
+    connection: psycopg.AsyncConnection, listener: psycopg.AsyncConnection | None = None
+) -> Queries:
     """Bind pgqueuer's statements to our schema, whatever the environment says.
+
+    pgqueuer waits for notifications on the connection it queries on, holding it for up to a second:
+    an idle worker would start a job that late. With a connection of its own for listening it starts
+    at once.
 
     Args:
         connection: An autocommit connection.
+        listener: Another one, for a worker; None when nothing listens.
 
     Returns:
         The statements.
@@ -33,9 +41,32 @@ def queries(connection: psycopg.AsyncConnection) -> Queries:
     from pgqueuer.domain.settings import DBSettings  # noqa: PLC0415
     from pgqueuer.queries import Queries  # noqa: PLC0415
 
+    class SplitDriver(PsycopgDriver):
+        """Queries on one connection, listens on the other."""
+
+        def __init__(
+            self, connection: psycopg.AsyncConnection, listener: psycopg.AsyncConnection
+        ) -> None:
+            super().__init__(connection)
+            self._ears = PsycopgDriver(listener)
+
+        async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
+            await self._ears.add_listener(channel, callback)
+
+        async def remove_listener(self, channel: str, callback: NotifyCallback) -> None:
+            await self._ears.remove_listener(channel, callback)
+
+        async def __aenter__(self) -> Self:
+            await self._ears.__aenter__()
+            return await super().__aenter__()
+
+        async def __aexit__(self, *error: object) -> None:
+            await super().__aexit__(*error)
+            await self._ears.__aexit__(*error)
+
     settings = DBSettings(db_schema=SCHEMA)
     return Queries(
-        PsycopgDriver(connection),
+        SplitDriver(connection, listener) if listener else PsycopgDriver(connection),
         qbe=qb.QueryBuilderEnvironment(settings),
         qbq=qb.QueryQueueBuilder(settings),
         qbs=qb.QuerySchedulerBuilder(settings),
@@ -119,7 +150,13 @@ async def _install(url: str, *, dry_run: bool) -> str:
 
 
 async def _mark(connection: psycopg.AsyncConnection) -> None:
-    """Write into the database which pgqueuer its schema is of."""
+    """Write into the database which pgqueuer its schema is of, and close what it leaves open."""
+    # Its trigger function resolves names in the caller's search_path, which a caller may set.
+    await connection.execute(
+        sql.SQL("alter function {}() set search_path = ''").format(
+            sql.Identifier(SCHEMA, "fn_pgqueuer_changed")
+        )
+    )
     await connection.execute(
         sql.SQL("comment on schema {} is {}").format(sql.Identifier(SCHEMA), sql.Literal(release()))
     )

@@ -146,9 +146,12 @@ async def _run(url: str, *, concurrency: int, drain: bool) -> None:
     from pgqueuer.core.qm import QueueManager  # noqa: PLC0415 - the command line must start fast
     from pgqueuer.domain.types import QueueExecutionMode  # noqa: PLC0415
 
-    connection = await psycopg.AsyncConnection.connect(
-        url, autocommit=True, connect_timeout=10, application_name=f"{APPLICATION} worker"
-    )
+    connection, listener = [
+        await psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=10, application_name=f"{APPLICATION} {name}"
+        )
+        for name in ("worker", "worker listen")
+    ]
     pool: Pool = AsyncConnectionPool(
         url,
         min_size=0,
@@ -157,8 +160,8 @@ async def _run(url: str, *, concurrency: int, drain: bool) -> None:
         kwargs={"autocommit": True, "application_name": f"{APPLICATION} job"},
         open=False,
     )
-    async with connection, pool:
-        manager = QueueManager(queue.queries(connection))
+    async with connection, listener, pool:
+        manager = QueueManager(queue.queries(connection, listener))
         for register in REGISTRARS:
             register(manager, pool)
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from public.organizations as o
 inner join public.memberships as m on m.org_id = o.id
 inner join auth.users as u on u.id = m.user_id
 where u.email like '%.example'
-order by o.name desc, m.role <> 'owner', m.role, u.email
+order by o.created_at, o.name desc, m.role <> 'owner', m.role, u.email
 """
 
 
@@ -73,7 +73,7 @@ def organizations(url: str) -> list[Organization]:
     return list(found.values())
 
 
-def dashboard(url: str, organization: Organization) -> list[dict[str, Any]]:
+def dashboard(url: str, organization: Organization) -> dict[str, Any]:
     """Ask for a company's dashboard as one of its members would see it.
 
     Args:
@@ -81,7 +81,7 @@ def dashboard(url: str, organization: Organization) -> list[dict[str, Any]]:
         organization: Whose.
 
     Returns:
-        Its rows; none when the function is not there or refuses.
+        What `get_data_dashboard_summary` says; empty when it is not there or refuses.
     """
     person = organization.logins[0]
     claims = json.dumps({"sub": str(person.user_id), "role": "authenticated"})
@@ -90,20 +90,11 @@ def dashboard(url: str, organization: Organization) -> list[dict[str, Any]]:
             with connection.transaction(force_rollback=True):
                 connection.execute("set local role authenticated")
                 connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
-                rows = connection.execute(
-                    "select * from public.get_data_dashboard_summary(%s)", [organization.id]
-                ).fetchall()
-        except (psycopg.errors.UndefinedFunction, psycopg.errors.RaiseException):
-            return []
-    return _spread(rows)
-
-
-def _spread(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turn one row with one JSON object into a row per entry, for reading."""
-    if len(rows) == 1 and len(rows[0]) == 1:
-        only = next(iter(rows[0].values()))
-        if isinstance(only, list) and only and isinstance(only[0], dict):
-            return only
-        if isinstance(only, dict):
-            return [{"what": name, "value": value} for name, value in only.items()]
-    return rows
+                row = connection.execute(
+                    "select to_jsonb(d) as summary from public.get_data_dashboard_summary(%s) as d",
+                    [organization.id],
+                ).fetchone()
+        except psycopg.Error:
+            return {}
+    summary = row["summary"] if row else None
+    return summary if isinstance(summary, dict) else {}

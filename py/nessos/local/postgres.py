@@ -168,7 +168,7 @@ class Cluster:
         """
         if not (self.data_dir / "postmaster.pid").exists():
             return False
-        return self._run("pg_ctl", "-D", str(self.data_dir), "status", check=False).returncode == 0
+        return self._run("pg_ctl", "-D", str(self.data_dir), "status").returncode == 0
 
     def start(self, *, timeout_s: int = 60) -> None:
         """Start the server; the first start creates the cluster. Does nothing when it runs.
@@ -212,7 +212,6 @@ class Cluster:
             "-o",
             " ".join(f"-c {name}='{value}'" for name, value in options.items()),
             "start",
-            check=False,
         )
         if done.returncode != 0:
             raise self._start_error(port)
@@ -237,7 +236,6 @@ class Cluster:
                 "-D",
                 str(self.data_dir),
                 "stop",
-                check=False,
             )
             if done.returncode == 0:
                 return
@@ -285,40 +283,42 @@ class Cluster:
         )
 
     def _initialise(self) -> None:
-        if any(self.data_dir.iterdir()):
+        """Create the cluster beside its place and move it there: there is never half of one."""
+        if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise StackError(
                 f"{self.data_dir} is not a Postgres data folder",
                 "move it away, or delete it to start afresh",
             )
+        new = self.data_dir.with_name(f"{self.data_dir.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
         arguments = [
             *("--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"),
             *(["--no-sync"] if self.settings.get("fsync") == "off" else []),
-            "-D",
-            str(self.data_dir),
+            *("-D", str(new)),
         ]
+        owner = _server_user()
+        if owner is not None:
+            os.chown(new, owner.pw_uid, owner.pw_gid)
         if self.password is None:
-            done = self._run("initdb", "--auth=trust", *arguments, check=False)
+            done = self._run("initdb", "--auth=trust", *arguments)
         else:
-            with tempfile.NamedTemporaryFile("w", prefix="nessos-", delete=False) as secret:
+            with tempfile.NamedTemporaryFile("w", prefix="nessos-") as secret:
                 secret.write(self.password)
-            try:
-                if (owner := _server_user()) is not None:
+                secret.flush()
+                if owner is not None:
                     os.chown(secret.name, owner.pw_uid, owner.pw_gid)
-                done = self._run(
-                    "initdb",
-                    "--auth=scram-sha-256",
-                    f"--pwfile={secret.name}",
-                    *arguments,
-                    check=False,
-                )
-            finally:
-                Path(secret.name).unlink()
+                secured = ("--auth=scram-sha-256", f"--pwfile={secret.name}")
+                done = self._run("initdb", *secured, *arguments)
         if done.returncode != 0:
-            shutil.rmtree(self.data_dir, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             raise StackError(f"initdb failed: {_last_line(done.stderr)}", "free disk space, retry")
+        if self.data_dir.exists():
+            self.data_dir.rmdir()
+        new.rename(self.data_dir)
 
     def _prepare_folders(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         owner = _server_user()
         if owner is None:
             return
@@ -331,8 +331,6 @@ class Cluster:
             )
 
             ensure_folder_permissions(programs.parent, stat.S_IROTH | stat.S_IXOTH)
-        if self.data_dir.stat().st_uid != owner.pw_uid:
-            os.chown(self.data_dir, owner.pw_uid, owner.pw_gid)
 
     def _start_error(self, port: int) -> StackError:
         tail = self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
@@ -361,7 +359,7 @@ class Cluster:
         line_of_port = 3
         return int(self._lock_lines()[line_of_port])
 
-    def _run(self, program: str, *args: str, check: bool = True) -> _Done:
+    def _run(self, program: str, *args: str) -> _Done:
         # Files, not pipes: the server inherits them and would keep a pipe open for ever.
         owner = _server_user()
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -379,10 +377,7 @@ class Cluster:
             )
             out.seek(0)
             err.seek(0)
-            result = _Done(done.returncode, out.read(), err.read())
-        if check and result.returncode != 0:
-            raise StackError(f"{program} failed: {_last_line(result.stderr)}")
-        return result
+            return _Done(done.returncode, out.read(), err.read())
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,15 @@ class Stack:
         if not self.cluster.is_initialised:
             self.say("creating the database …")
         self.cluster.start(timeout_s=int(self.settings.start_timeout_s))
+        try:
+            with psycopg.connect(self.owner_url, connect_timeout=10):
+                pass
+        except psycopg.Error as error:
+            raise StackError(
+                f"the data of {self.cluster.data_dir} cannot be opened:"
+                f" {str(error).strip().rpartition('FATAL:')[2].strip()}",
+                f"restore a copy, or delete {self.home} to start afresh",
+            ) from error
         self.prepare_database()
 
     def _prepare_platform(self) -> None:
