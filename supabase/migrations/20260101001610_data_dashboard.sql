@@ -1,0 +1,268 @@
+-- Data dashboard: computing and reading the indices, the data page, retention.
+-- Depends on: core, core_access, events, data_snapshots, data_indices.
+-- Asked for by: ness-os-data-massa "O que foi implementado", domain §4 and §6 (indices, retention).
+
+-- 2. Functions: computing
+
+create function app.compute_data_indices(org uuid, period date)
+returns table (index_key text, value numeric, metadata jsonb, error text)
+language plpgsql
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    v_period date := app.month_start(compute_data_indices.period);
+    v_definition public.index_definitions;
+    v_failed text[] := '{}';
+begin
+    perform app.require_access(compute_data_indices.org, 'data', 'write');
+    if v_period is null or v_period > app.org_today(compute_data_indices.org) then
+        perform app.raise_error('bad_input', 'period is missing or has not begun.', null);
+    end if;
+    perform pg_advisory_xact_lock(
+        hashtextextended('compute_data_indices/' || compute_data_indices.org, 0)
+    );
+    for v_definition in select d.* from public.index_definitions as d order by d.index_key loop
+        index_key := v_definition.index_key;
+        value := null;
+        metadata := null;
+        error := null;
+        begin
+            execute format(
+                'select i.value, i.metadata from app.%I($1, $2) as i', v_definition.function
+            )
+            into strict value, metadata
+            using compute_data_indices.org, v_period;
+            insert into public.data_indices as i (
+                org_id, period, index_key, value, metadata, definition_version
+            ) values (
+                compute_data_indices.org, v_period, v_definition.index_key, value, metadata,
+                v_definition.version
+            )
+            on conflict on constraint data_indices_pkey do update set
+                value = excluded.value, metadata = excluded.metadata,
+                definition_version = excluded.definition_version, computed_at = app.now();
+        exception when others then
+            -- One index that fails is reported; its stored value and the others stand.
+            error := sqlerrm;
+            v_failed := v_failed || v_definition.index_key;
+        end;
+        return next;
+    end loop;
+    perform app.record_event(
+        compute_data_indices.org, 'data', 'indices.computed', 'data_indices', null,
+        jsonb_build_object('period', v_period, 'failed', to_jsonb(v_failed))
+    );
+end;
+$$;
+comment on function app.compute_data_indices(uuid, date) is
+    'Body of public.compute_data_indices; definer because indices have no other writer and count '
+    'rows of every module.';
+
+create function public.compute_data_indices(org uuid, period date)
+returns table (index_key text, value numeric, metadata jsonb, error text)
+language sql
+set search_path = ''
+as $$ select * from app.compute_data_indices(org, period) $$;
+comment on function public.compute_data_indices(uuid, date) is
+    'Computes and stores every index of the month a day lies in, past or running; again gives the '
+    'same. error tells of an index that failed and was left as it stood. Needs data write. Errors: '
+    'not_allowed, bad_input.';
+
+create function app.compute_indices_job() returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_org uuid;
+    v_month date;
+    v_error record;
+    v_computed integer := 0;
+    v_failed jsonb := '{}';
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('app.compute_indices_job', 0)) then
+        return jsonb_build_object('computed', 0, 'failed', v_failed, 'skipped', true);
+    end if;
+    for v_org, v_month in
+        select o.id, m.month
+        from public.organizations as o
+        cross join lateral (
+            values
+            (app.month_start(app.month_start(app.org_today(o.id)) - 1)),
+            (app.month_start(app.org_today(o.id)))
+        ) as m (month)
+        where o.status <> 'inactive'
+        order by o.id, m.month
+    loop
+        begin
+            for v_error in
+                select c.index_key, c.error from app.compute_data_indices(v_org, v_month) as c
+            loop
+                if v_error.error is null then
+                    v_computed := v_computed + 1;
+                else
+                    v_failed := v_failed || jsonb_build_object(
+                        format('%s/%s/%s', v_org, v_month, v_error.index_key), v_error.error
+                    );
+                end if;
+            end loop;
+        exception when others then
+            -- One organisation's trouble is reported; the others are still served.
+            v_failed := v_failed || jsonb_build_object(format('%s/%s', v_org, v_month), sqlerrm);
+        end;
+    end loop;
+    return jsonb_build_object('computed', v_computed, 'failed', v_failed, 'skipped', false);
+end;
+$$;
+comment on function app.compute_indices_job() is
+    'Job: every organisation, the month before and the running one. Returns {computed, failed, '
+    'skipped}; failed maps organisation/month/index to its error.';
+
+-- Functions: reading
+
+create function public.get_data_indices(
+    org uuid, period date default null, index_key text default null, max_rows integer default 100
+) returns setof public.data_indices
+language sql
+stable
+set search_path = ''
+as $$
+    select i.*
+    from public.data_indices as i
+    where
+        i.org_id = get_data_indices.org
+        and (
+            get_data_indices.period is null
+            or i.period = app.month_start(get_data_indices.period)
+        )
+        and (
+            get_data_indices.index_key is null or i.index_key = get_data_indices.index_key
+        )
+    order by i.period desc, i.index_key
+    limit least(greatest(get_data_indices.max_rows, 1), 1000)
+$$;
+comment on function public.get_data_indices(uuid, date, text, integer) is
+    'Stored indices of a month, of a key, or the latest max_rows (at most 1000), newest first.';
+
+create function public.get_data_dashboard_summary(org uuid) returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    perform app.require_access(get_data_dashboard_summary.org, 'data', 'read');
+    return jsonb_build_object(
+        'last_erp_revenue_period', (
+            select max(s.month) from public.erp_revenue_snapshot as s
+            where s.org_id = get_data_dashboard_summary.org
+        ),
+        'last_bcb_rates_date', (select max(b.date) from public.bcb_rates_snapshot as b),
+        'events_total', (
+            select count(*) from public.module_events as e
+            where e.org_id = get_data_dashboard_summary.org
+        ),
+        'event_aggregates_count', (
+            select count(*) from public.event_aggregates as a
+            where a.org_id = get_data_dashboard_summary.org
+        ),
+        'recent_event_aggregates', coalesce(
+            (
+                select jsonb_agg(to_jsonb(a) - '{org_id,updated_at}'::text[])
+                from public.get_event_aggregates(get_data_dashboard_summary.org, null, 10) as a
+            ), '[]'
+        ),
+        'last_data_indices_period', (
+            select max(i.period) from public.data_indices as i
+            where i.org_id = get_data_dashboard_summary.org
+        ),
+        'data_indices_count', (
+            select count(*) from public.data_indices as i
+            where i.org_id = get_data_dashboard_summary.org
+        ),
+        'recent_data_indices', coalesce(
+            (
+                select
+                    jsonb_agg(
+                        to_jsonb(i) - '{org_id,metadata,definition_version}'::text[]
+                        || jsonb_build_object('title', d.title, 'unit', d.unit)
+                        order by i.period desc, i.index_key
+                    )
+                from public.get_data_indices(get_data_dashboard_summary.org, null, null, 20) as i
+                inner join public.index_definitions as d on d.index_key = i.index_key
+            ), '[]'
+        )
+    );
+end;
+$$;
+comment on function public.get_data_dashboard_summary(uuid) is
+    'What the data page shows: last ERP revenue period and BCB date, events and aggregates with '
+    'the latest 10, indices with the latest 20. Errors: not_allowed.';
+
+-- Functions: retention
+
+create function app.run_retention() returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_month date := app.month_start(app.org_today(null));
+    v_revenue bigint;
+    v_rates bigint;
+    v_aggregates bigint;
+    v_hits bigint;
+    v_partitions integer;
+    v_months integer;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('app.run_retention', 0)) then
+        return jsonb_build_object('skipped', true);
+    end if;
+    delete from public.erp_revenue_snapshot as s where s.month < v_month - interval '36 months';
+    get diagnostics v_revenue = row_count;
+    delete from public.bcb_rates_snapshot as b where b.date < v_month - interval '60 months';
+    get diagnostics v_rates = row_count;
+    delete from public.event_aggregates as a where a.period < v_month - interval '24 months';
+    get diagnostics v_aggregates = row_count;
+    delete from app.rate_hits as h where h.hit_at < app.now() - interval '1 day';
+    get diagnostics v_hits = row_count;
+    -- A partition holds the events of everybody: it stays as long as anybody wants it.
+    select coalesce(max((app.org_setting(o.id, 'event_retention_months'))::integer), 24)
+    into v_months
+    from public.organizations as o;
+    v_partitions := app.drop_event_partitions(
+        (v_month - make_interval(months => v_months))::date
+    );
+    return jsonb_build_object(
+        'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_rates_snapshot', v_rates,
+        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'event_partitions', v_partitions,
+        'event_retention_months', v_months
+    );
+end;
+$$;
+comment on function app.run_retention() is
+    'Job: removes revenue snapshots beyond 36 months, rates beyond 60, aggregates beyond 24, '
+    'events beyond the longest event_retention_months, rate hits beyond a day. '
+    'Returns what it removed.';
+
+-- 5. Access
+
+grant execute on function
+app.compute_data_indices(uuid, date), public.compute_data_indices(uuid, date),
+public.get_data_indices(uuid, date, text, integer), public.get_data_dashboard_summary(uuid)
+to authenticated, service_role;
+grant execute on function app.compute_indices_job(), app.run_retention() to service_role;
+
+-- 6. Reference rows
+
+insert into app.setting_definitions (
+    key, kind, minimum, maximum, choices, default_value, description
+) values
+(
+    'event_retention_months', 'integer', 24, 120, null, '24',
+    'Months events are kept at least; the longest of all organisations decides.'
+);
+
+insert into app.event_types (module, event_type, description, payload_keys) values
+('data', 'indices.computed', 'The indices of a month were computed.', '{period,failed}');
