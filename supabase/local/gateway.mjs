@@ -1,7 +1,7 @@
 // REST, Auth and the functions proxy of a machine without hosted Supabase: one address, like a project's.
 // Embeds @supabase/lite; what is added or taken away around it stands in this file. Settings come from
 // the environment (see py/nessos/local/stack.py), secrets never from the command line.
-import { randomUUID } from "node:crypto";
+import { createHmac, randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
 import { App } from "@supabase/lite";
@@ -216,7 +216,30 @@ async function answer(request, url, headers) {
       throw new Refusal(502, "functions_down", "The functions server does not answer.");
     });
   }
-  return await current.app.fetch(new Request(url, init), { peerAddress: null });
+  const response = await current.app.fetch(new Request(url, init), { peerAddress: null });
+  return path.startsWith("/auth/v1/") ? await withMetadata(response) : response;
+}
+
+// A hosted project's tokens also carry the person's metadata: app_metadata, which only the server can
+// write, is what an agent is known by.
+async function withMetadata(response) {
+  if (!response.ok || !response.headers.get("content-type")?.includes("json")) return response;
+  const text = await response.text();
+  const { access_token: token, user, ...session } = JSON.parse(text || "null") ?? {};
+  if (!token || !user) return new Response(text || null, response);
+  const [head, body] = token.split(".");
+  const claims = {
+    ...JSON.parse(Buffer.from(body, "base64url")),
+    app_metadata: user.app_metadata,
+    user_metadata: user.user_metadata,
+  };
+  const signed = `${head}.${Buffer.from(JSON.stringify(claims)).toString("base64url")}`;
+  const signature = createHmac("sha256", env.NESSOS_JWT_SECRET).update(signed).digest("base64url");
+  const headers = new Headers(response.headers);
+  headers.delete("content-length");
+  return json(response.status, { access_token: `${signed}.${signature}`, ...session, user }, {
+    ...Object.fromEntries(headers),
+  });
 }
 
 async function health() {
