@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
-from nessos.local import postgres
 
+from nessos.local import postgres
+from nessos.settings import ROOT
 from tests import people
 from tests.cluster import RUN_FOLDER_VARIABLE, Server, end_run, new_run_folder
 from tests.people import WORLD, Connection, World
@@ -22,7 +23,9 @@ _numbers = itertools.count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --pg, the major version of Postgres to test on."""
-    parser.addoption("--pg", type=int, choices=(16, 18), default=18, help="Postgres to test on (default 18)")
+    parser.addoption(
+        "--pg", type=int, choices=(16, 18), default=18, help="Postgres to test on (default 18)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +86,9 @@ def db_url(server: Server, world_template: str, request: pytest.FixtureRequest) 
 
 
 @pytest.fixture
-def own_db_url(server: Server, world_template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+def own_db_url(
+    server: Server, world_template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
     """The connection string of a database that only this test sees."""
     yield from clone_of(server, world_template, request)
 
@@ -92,6 +97,26 @@ def own_db_url(server: Server, world_template: str, request: pytest.FixtureReque
 def empty_db_url(server: Server, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """The connection string of a database as deployed: migrated, without the world."""
     yield from clone_of(server, template, request)
+
+
+@pytest.fixture(scope="session")
+def seeded_template(server: Server, template: str) -> str:
+    """The name of the sealed database that holds the demo companies."""
+
+    def build(cluster: postgres.Cluster, name: str) -> None:
+        url = cluster.create_database(name, template=template)
+        with psycopg.connect(url) as connection:
+            connection.execute((ROOT / "supabase" / "seed.sql").read_bytes())
+
+    return server.template("nessos_seeded", build)
+
+
+@pytest.fixture(scope="module")
+def seeded_url(
+    server: Server, seeded_template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The connection string of this module's database with the demo companies."""
+    yield from clone_of(server, seeded_template, request)
 
 
 @pytest.fixture(scope="module")
