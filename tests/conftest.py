@@ -59,7 +59,7 @@ def server(pg_version: Literal[16, 18]) -> Server:
 @pytest.fixture(scope="session")
 def template(server: Server) -> str:
     """The name of the sealed database as `nessos db push` builds it: no organisation in it."""
-    return server.template(TEMPLATE, lambda cluster, name: postgres.build_database(cluster, name))
+    return server.template(TEMPLATE, postgres.build_database)
 
 
 @pytest.fixture(scope="session")
