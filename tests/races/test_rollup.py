@@ -49,7 +49,7 @@ def follow_until(done: threading.Event, url: str) -> int:
             ).fetchone() or (0, last)
             seen += fresh
             if finished:
-                return seen
+                return int(seen)
 
 
 def roll_up_until(done: threading.Event, url: str) -> int:
@@ -60,7 +60,7 @@ def roll_up_until(done: threading.Event, url: str) -> int:
             finished = done.is_set()
             counted += connection.execute("select app.rollup_events()").fetchone()[0]  # type: ignore[index]
             if finished:
-                return counted
+                return int(counted)
 
 
 def test_the_rollup_counts_every_committed_event_once_where_a_sequence_reader_loses_some(
