@@ -57,11 +57,15 @@ def run(url: str, *, concurrency: int = 10, drain: bool = False) -> None:
     Raises:
         DatabaseError: The database does not answer, or has no queue.
     """
+    from pgqueuer.errors import FailingListenerError  # noqa: PLC0415 - the command line starts fast
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         asyncio.run(_run(url, concurrency=concurrency, drain=drain))
     except psycopg.Error as error:
         raise from_psycopg(error) from error
+    except FailingListenerError as error:
+        raise DatabaseError("the database has stopped sending notifications", "restart") from error
     except RuntimeError as error:
         if "missing" not in str(error):
             raise
