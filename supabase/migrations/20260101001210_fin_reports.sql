@@ -95,12 +95,15 @@ begin
 
     select
         v_answer || jsonb_build_object(
-            'erp_billed', coalesce(sum(r.billed), 0),
-            'erp_delta', coalesce(sum(r.billed), 0) - (v_answer ->> 'revenue')::numeric,
-            'erp_known', app.is_erp_month_known(get_cfo_summary.org, v_month)
+            'erp_billed', b.billed, 'erp_delta', b.billed - (v_answer ->> 'revenue')::numeric
         )
     into v_answer
-    from app.reconciliation(get_cfo_summary.org, v_month) as r;
+    from (
+        select
+            case when app.is_erp_month_known(get_cfo_summary.org, v_month)
+                then coalesce(sum(r.billed), 0) end as billed
+        from app.reconciliation(get_cfo_summary.org, v_month) as r
+    ) as b;
 
     select
         v_answer || jsonb_build_object(
@@ -138,9 +141,9 @@ comment on function public.get_cfo_summary(uuid, date) is
     'The month in figures (BRL): mrr, contracts and active_clients on as_of (last day of the '
     'month, today for the running one); revenue, margin, average_margin_pct (all margin over all '
     'revenue) and negative_margins of the month; renewals within 30 and 90 days; top5_share_pct; '
-    'index_exposure per index; erp_billed and erp_delta (billed - revenue); '
-    'open_reconciliation_alerts of all months; last_syncs; budget and budget_variance (positive: '
-    'below budget). Errors: not_allowed.';
+    'index_exposure per index; erp_billed and erp_delta (billed - revenue), null while the ERP has '
+    'not told of the month; open_reconciliation_alerts of all months; last_syncs; budget and '
+    'budget_variance (positive: below budget). Errors: not_allowed.';
 
 -- Functions: reports
 

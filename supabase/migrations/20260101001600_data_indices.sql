@@ -419,7 +419,11 @@ begin
     perform app.require_source(org, month, 36);
     return query
     select
-        coalesce(sum(s.value), 0), jsonb_build_object('rows', count(*), 'basis', v_basis)
+        case
+            when app.is_erp_month_known(index_erp_billed.org, index_erp_billed.month)
+            then coalesce(sum(s.value), 0)
+        end,
+        jsonb_build_object('rows', count(*), 'basis', v_basis)
     from public.erp_revenue_snapshot as s
     where
         s.org_id = index_erp_billed.org and s.basis = v_basis
@@ -723,12 +727,13 @@ insert into public.index_definitions (
 (
     'erp_billed', 'data', 'Faturado no ERP', 'BRL',
     'Revenue of the ERP for the month on the basis reconciliation_basis. A snapshot revised later '
-    'is reflected; computable for 36 months.', 'index_erp_billed'
+    'is reflected; computable for 36 months; null while the ERP has not told of the month.',
+    'index_erp_billed'
 ),
 (
     'erp_divergence', 'fin', 'Divergência com o ERP', 'BRL',
-    'erp_billed minus the contracts'' revenue by days in force; positive: more was billed. Late '
-    'data is reflected; computable for 36 months.', 'index_erp_divergence'
+    'erp_billed minus the contracts'' revenue by days in force; positive: more was billed; null as '
+    'erp_billed. Late data is reflected; computable for 36 months.', 'index_erp_divergence'
 ),
 (
     'applications', 'people', 'Candidaturas no mês', 'count',

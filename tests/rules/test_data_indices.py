@@ -217,9 +217,14 @@ def test_an_empty_organisation_has_zeros_and_nothing_to_divide(
     got = compute(db, world.b)
     nulls = {key for key in got if got[key][0] is None}
     assert nulls == {
-        "conversion_rate", "average_margin_pct", "top5_share_pct", "policy_acceptance_pct",
+        "conversion_rate",
+        "average_margin_pct",
+        "top5_share_pct",
+        "erp_billed",
+        "erp_divergence",
+        "policy_acceptance_pct",
         "playbooks_reviewed_pct",
-    }  # fmt: skip
+    }
     assert {got[key][0] for key in got if key not in nulls} == {0}
 
 

@@ -538,7 +538,6 @@ def test_the_summary_has_the_month_in_figures(db: Connection, world: World) -> N
         "index_exposure": {"IPCA": 1000, "none": 3000},
         "erp_billed": 900,
         "erp_delta": -3100,
-        "erp_known": True,
         "open_reconciliation_alerts": 2,
         "budget": 0,
         "actual": 1200,
@@ -553,6 +552,7 @@ def test_the_summary_of_an_empty_organisation_divides_by_nothing(
 ) -> None:
     got = summary(db, world.b)
     assert (got["mrr"], got["average_margin_pct"], got["top5_share_pct"]) == (0, None, None)
+    assert (got["erp_billed"], got["erp_delta"]) == (None, None)
 
 
 def test_the_summary_of_a_past_month_stays_when_contracts_change_today(
