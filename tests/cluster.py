@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import psycopg
-from nessos.local.postgres import THROWAWAY, Cluster
 from psycopg import sql
+
+from nessos.local.postgres import THROWAWAY, Cluster
 
 RUN_FOLDER_VARIABLE = "NESSOS_TEST_RUN"
 SETTINGS = {

@@ -108,7 +108,9 @@ def default_client(org: Org | UUID | str) -> UUID:
 
 
 @contextlib.contextmanager
-def acting(db: Connection, role: str, claims: dict[str, Any] | None, headers: dict[str, str] | None = None) -> Iterator[None]:
+def acting(
+    db: Connection, role: str, claims: dict[str, Any] | None, headers: dict[str, str] | None = None
+) -> Iterator[None]:
     """Run the block as a database role with these request claims and headers, then be the owner again."""
     if db.info.transaction_status == TransactionStatus.IDLE and db.autocommit:
         with db.transaction(), acting(db, role, claims, headers):
@@ -159,10 +161,16 @@ def as_anon(db: Connection, address: str = VISITOR_ADDRESS) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_client(db: Connection, org: Org | UUID | str, client: UUID | str | None = None) -> Iterator[UUID]:
+def as_client(
+    db: Connection, org: Org | UUID | str, client: UUID | str | None = None
+) -> Iterator[UUID]:
     """Act as the portal client; with `client`, as a person linked to that client (made if need be); gives his id."""
     org, client = org_id(org), UUID(str(client)) if client else default_client(org)
-    person = member_id(org, "client") if client == default_client(org) else named_id(org, "portal", client)
+    person = (
+        member_id(org, "client")
+        if client == default_client(org)
+        else named_id(org, "portal", client)
+    )
     if person != member_id(org, "client"):
         add_person(db, person, f"Portal {client}")
         db.execute(
@@ -231,8 +239,13 @@ def refused(key: str, db: Connection | None = None) -> Iterator[SimpleNamespace]
             pytest.fail(f"nothing refused this; expected {key}")
     except psycopg.Error as error:
         state, message = error.sqlstate or "", error.diag.message_primary
-        assert (state[:2], message) == ("PT", key), f"expected {key}, got {state} {message}: {error.diag.message_detail}"
-        answer.detail, answer.hint, answer.status = error.diag.message_detail, error.diag.message_hint, int(state[2:])
+        if (state[:2], message) != ("PT", key):
+            pytest.fail(f"expected {key}, got {state} {message}: {error.diag.message_detail}")
+        answer.detail, answer.hint, answer.status = (
+            error.diag.message_detail,
+            error.diag.message_hint,
+            int(state[2:]),
+        )
 
 
 @contextlib.contextmanager

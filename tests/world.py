@@ -12,7 +12,9 @@ def create_world(url: str) -> None:
             _create_organization(db, org)
         for name in ("removed", "stranger", "platform_admin"):
             add_person(db, getattr(WORLD, name), name)
-        db.execute("insert into public.platform_admins (user_id) values (%s)", (WORLD.platform_admin,))
+        db.execute(
+            "insert into public.platform_admins (user_id) values (%s)", (WORLD.platform_admin,)
+        )
         _create_analyst(db)
 
 
@@ -40,5 +42,6 @@ def _create_analyst(db: Connection) -> None:
     db.execute(f"drop role if exists {ANALYST_LOGIN}")
     db.execute(f"create role {ANALYST_LOGIN} login in role analyst")
     db.execute(
-        "insert into app.analyst_grants (login, org_id) values (%s, %s)", (ANALYST_LOGIN, WORLD.a.org)
+        "insert into app.analyst_grants (login, org_id) values (%s, %s)",
+        (ANALYST_LOGIN, WORLD.a.org),
     )

@@ -61,7 +61,9 @@ ACTORS = [
     Actor("client", "member", A.member("client"), A.org, "client", A.client),
     Actor("agent", "agent", A.member("agent"), A.org, "agent"),
     Actor("owner of another organisation", "member", B.member("owner"), B.org, "owner"),
-    Actor("client of another organisation", "member", B.member("client"), B.org, "client", B.client),
+    Actor(
+        "client of another organisation", "member", B.member("client"), B.org, "client", B.client
+    ),
     Actor("removed member", "stranger", WORLD.removed),
     Actor("stranger", "stranger", WORLD.stranger),
     Actor("platform admin", "platform admin", WORLD.platform_admin, None, "owner"),

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tests.access.actors import A, B, Actor
+from tests.access.actors import A, Actor, B
 from tests.access.rows import Place, Rows, Table
 from tests.people import Connection
 
@@ -81,7 +81,7 @@ class Matrix:
                 "select table_name, module, own_column, commands from app.protected_tables"
             ).fetchall()
         }
-        self.scopes = {
+        self.scopes: dict[tuple[str, str], dict[str, str]] = {
             (role, module): {"read": read, "write": write}
             for role, module, read, write in db.execute(
                 "select role, module, read_scope, write_scope from public.role_permissions"
@@ -92,7 +92,8 @@ class Matrix:
         """Return none, own or all: how much of a module the actor's role reads or writes."""
         if actor.role is None:
             return "none"
-        return self.scopes.get((actor.role, module), {}).get("read" if verb == "select" else "write", "none")
+        scopes = self.scopes.get((actor.role, module), {"read": "none", "write": "none"})
+        return scopes["read" if verb == "select" else "write"]
 
     def expected(self, relation: Relation, verb: str, actor: Actor) -> str:
         """Return DENIED, or the SQL condition of the rows for which the verb is expected to work."""
@@ -102,36 +103,46 @@ class Matrix:
             return self._bind(stated[actor.audience], actor)
         if "like" in exception:  # a view over rows of one table
             base = self.expected(Relation("public", exception["like"], False), verb, actor)
-            if verb not in exception["verbs"] or base == DENIED or actor.audience == "analyst":
-                return DENIED
-            return f"({base}) and ({exception['where']})"
+            is_closed = (
+                verb not in exception["verbs"] or base == DENIED or actor.audience == "analyst"
+            )
+            return DENIED if is_closed else f"({base}) and ({exception['where']})"
         protection = self.protections.get(relation.name) if relation.schema == "public" else None
         if protection is None or actor.audience == "anon" or verb not in protection.commands:
             return DENIED
         if actor.audience == "analyst":
             return f"org_id = '{actor.org}'" if verb == "select" else DENIED
+        return self._by_role(protection, verb, actor)
+
+    def _by_role(self, protection: Protection, verb: str, actor: Actor) -> str:
         scope = self.scope(actor, protection.module, verb)
         if scope == "all":
             return "true" if actor.kind == "platform admin" else f"org_id = '{actor.org}'"
         if scope == "own" and protection.own_column:
             is_portal = protection.own_column in {"client_id", "id"}
-            own = actor.client if is_portal else actor.person
-            return f"org_id = '{actor.org}' and {protection.own_column} = '{own}'" if own else "false"
+            if own := actor.client if is_portal else actor.person:
+                return f"org_id = '{actor.org}' and {protection.own_column} = '{own}'"
         return "false"
 
     def narrowed(self, relation: Relation, verb: str, actor: Actor) -> str:
         """Return the condition under which a rule, not a policy, lets the actor's write pass."""
-        return self._bind(EXCEPTIONS.get(relation.label, {}).get("narrow", {}).get(verb, "true"), actor)
+        return self._bind(
+            EXCEPTIONS.get(relation.label, {}).get("narrow", {}).get(verb, "true"), actor
+        )
 
     def orgs(self, actor: Actor, module: str, action: str, scope: str) -> str:
         """Return the organisations in which the actor has exactly this scope, as an SQL array."""
         fits = self.scope(actor, module, "select" if action == "read" else "write") == scope
-        orgs = [actor.org] if actor.org else [A.org, B.org] if actor.kind == "platform admin" else []
+        orgs = (
+            [actor.org] if actor.org else [A.org, B.org] if actor.kind == "platform admin" else []
+        )
         return f"'{{{','.join(map(str, orgs if fits else []))}}}'::uuid[]"
 
     def _bind(self, condition: str, actor: Actor) -> str:
         condition = re.sub(
-            r":orgs\((\w+), (\w+), (\w+)\)", lambda match: self.orgs(actor, *match.groups()), condition
+            r":orgs\((\w+), (\w+), (\w+)\)",
+            lambda match: self.orgs(actor, *match.groups()),
+            condition,
         )
         is_staff = actor.kind == "member" and actor.role not in {None, "client"}
         words = {
@@ -170,7 +181,11 @@ class Matrix:
     def base(self, relation: Relation) -> sql.Identifier:
         """Return the table in which the rows of a relation stand."""
         exception = EXCEPTIONS.get(relation.label, {})
-        return sql.Identifier("public", exception["like"]) if "like" in exception else relation.identifier
+        return (
+            sql.Identifier("public", exception["like"])
+            if "like" in exception
+            else relation.identifier
+        )
 
     def table(self, relation: Relation) -> Table | None:
         """Return what is known of the table a relation's rows stand in."""
@@ -199,7 +214,10 @@ class Matrix:
                     sql.SQL("update {} set {} where {}").format(
                         table.identifier,
                         sql.SQL(", ").join(
-                            sql.SQL("{} = {}").format(sql.Identifier(c), sql.Literal(str(actor.person))) for c in sorted(columns)
+                            sql.SQL("{} = {}").format(
+                                sql.Identifier(c), sql.Literal(str(actor.person))
+                            )
+                            for c in sorted(columns)
                         ),
                         where(table.key, made),
                     )
@@ -215,17 +233,20 @@ def replica(db: Connection) -> Iterator[None]:
         db.execute("set local session_replication_role = origin")
 
 
-def where(key: list[str], row: dict[str, Any]) -> sql.Composable:
+def where(key: list[str], row: dict[str, Any]) -> sql.Composed:
     """Write the condition that finds a row by its key."""
     return sql.SQL(" and ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(str(row[column]))) for column in key
+        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(str(row[column])))
+        for column in key
     )
 
 
 NO_SUCH_ACT = ("55000", "0A000", "44000")  # a view that takes no writes, or not this row
 
 
-def attempt(db: Connection, actor: Actor, statement: sql.Composable, *, triggers: bool = True) -> tuple[str, int]:
+def attempt(
+    db: Connection, actor: Actor, statement: sql.Composed, *, triggers: bool = True
+) -> tuple[str, int]:
     """Run a statement as the actor and undo it.
 
     Returns:
@@ -243,7 +264,7 @@ def attempt(db: Connection, actor: Actor, statement: sql.Composable, *, triggers
     raise AssertionError
 
 
-def answer(db: Connection, actor: Actor, statement: sql.Composable) -> str:
+def answer(db: Connection, actor: Actor, statement: sql.Composed) -> str:
     """Say what access answers to a write: done, nothing (no such row), denied by grant or policy, refused by a rule.
 
     A constraint or a guard that stops the write would hide the answer of the policies: then they are asked alone, with

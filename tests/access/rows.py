@@ -59,7 +59,9 @@ class Table:
     def allowed_values(self, column: str) -> list[str]:
         """Return the values a check lists for a column."""
         for check in self.checks:
-            listed = re.match(rf"CHECK \(\(\(?{column}\)?(?:::\w+)? = ANY \(ARRAY\[(.*)\]\)\)\)$", check)
+            listed = re.match(
+                rf"CHECK \(\(\(?{column}\)?(?:::\w+)? = ANY \(ARRAY\[(.*)\]\)\)\)$", check
+            )
             if listed:
                 return re.findall(r"'([^']*)'::text", listed[1])
             if only := re.match(rf"CHECK \(\({column} = '([^']*)'::text\)\)$", check):
@@ -140,7 +142,9 @@ class Rows:
         with self.db.transaction():
             self.db.execute("set local session_replication_role = replica")
             columns = sql.SQL(", ").join(map(sql.Identifier, values))
-            statement = sql.SQL("insert into {} ({}) values ({}) on conflict ({}) do nothing").format(
+            statement = sql.SQL(
+                "insert into {} ({}) values ({}) on conflict ({}) do nothing"
+            ).format(
                 table.identifier,
                 columns,
                 sql.SQL(", ").join(values.values()),
@@ -149,12 +153,16 @@ class Rows:
             self.db.execute(statement)
             self.db.execute("set local session_replication_role = origin")
             where = sql.SQL(" and ").join(
-                sql.SQL("{} = {}").format(sql.Identifier(key), values[key]) for key in table.key if key in values
+                sql.SQL("{} = {}").format(sql.Identifier(key), values[key])
+                for key in table.key
+                if key in values
             )
             row = self.db.execute(
                 sql.SQL("select to_jsonb(t) from {} t where {}").format(table.identifier, where)
             ).fetchone()
-        assert row is not None, f"{table.name}: the row for {place.name} could not be made; help with rows.toml"
+        assert row is not None, (
+            f"{table.name}: the row for {place.name} could not be made; help with rows.toml"
+        )
         made: dict[str, Any] = row[0]
         self.made[table.name, place.name] = made
         return made
@@ -177,7 +185,7 @@ class Rows:
                 for word, value in words.items():
                     text = text.replace(f":{word}", f"'{value}'")
                 if text != "default":
-                    values[column.name] = sql.SQL(text)  # type: ignore[arg-type]
+                    values[column.name] = sql.SQL(text)
             elif column.name == "org_id":
                 values["org_id"] = sql.Literal(str(place.org))
             elif column.name == "id":
@@ -185,7 +193,7 @@ class Rows:
             elif (value := self._reference(table, column, place)) is not None:
                 values[column.name] = sql.Literal(value)
             elif column.is_required and not column.has_default:
-                values[column.name] = self._invent(table, column, words["label"])
+                values[column.name] = self._invent(table, column, str(words["label"]))
         return values
 
     def _reference(self, table: Table, column: Column, place: Place) -> str | None:
@@ -199,28 +207,27 @@ class Rows:
             row = self.made.get((parent, place.name))
             if row is not None:
                 return str(row[parent_keys[keys.index(column.name)]])
-            if column.is_required and parent in self.tables and "org_id" not in self.tables[parent].columns:
+            if (
+                column.is_required
+                and parent in self.tables
+                and "org_id" not in self.tables[parent].columns
+            ):
                 found = self.db.execute(
                     sql.SQL("select {}::text from {} limit 1").format(
-                        sql.Identifier(parent_keys[keys.index(column.name)]), sql.Identifier(*parent.split("."))
+                        sql.Identifier(parent_keys[keys.index(column.name)]),
+                        sql.Identifier(*parent.split(".")),
                     )
                 ).fetchone()
                 return found[0] if found else None
         return None
 
     @staticmethod
-    def _invent(table: Table, column: Column, label: Any) -> sql.Composable:
+    def _invent(table: Table, column: Column, label: str) -> sql.Composable:
         if allowed := table.allowed_values(column.name):
             return sql.Literal(allowed[0])
         name, kind = column.name, column.type
         if kind == "text":
-            if name.endswith("email"):
-                return sql.Literal(f"{label}@rows.test")
-            if name.endswith("_markdown"):
-                return sql.Literal(f"# {label}")
-            if name.endswith(("_url", "url")):
-                return sql.Literal(f"https://rows.test/{label}")
-            return sql.Literal(f"{label}")
+            return sql.Literal(Rows._invent_text(name, label))
         simple = {
             "uuid": str(named_id(table.name, label, name)),
             "boolean": False,
@@ -230,10 +237,15 @@ class Rows:
             "bytea": "\\x00",
             "interval": "1 day",
         }
-        if kind in simple:
-            return sql.SQL("{}::{}").format(sql.Literal(simple[kind]), sql.SQL(kind))  # type: ignore[arg-type]
-        if kind in {"integer", "bigint", "smallint", "numeric", "double precision", "real"}:
+        if kind in {"integer", "bigint", "smallint", "numeric"}:
             return sql.Literal(1)
-        if kind.endswith("[]"):
-            return sql.SQL("'{{}}'::{}").format(sql.SQL(kind))  # type: ignore[arg-type]
-        return sql.SQL("{}::{}").format(sql.Literal(str(label)), sql.SQL(kind))  # type: ignore[arg-type]
+        value = "{}" if kind.endswith("[]") else simple.get(kind, label)
+        return sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
+
+    @staticmethod
+    def _invent_text(name: str, label: str) -> str:
+        if name.endswith("email"):
+            return f"{label}@rows.test"
+        if name.endswith("_markdown"):
+            return f"# {label}"
+        return f"https://rows.test/{label}" if name.endswith("url") else label

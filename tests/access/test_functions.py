@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.access.actors import A, ACTORS, Actor
+from tests.access.actors import ACTORS, A, Actor
 from tests.access.matrix import MINE, PLACES, Matrix
 from tests.people import Connection, acting
 
@@ -76,9 +76,13 @@ def functions(db: Connection, schema: str) -> list[Function]:
 def _may_call(db: Connection, role: str, function: Function) -> bool:
     """Call with nulls as a database role: anything but a missing grant means that it may be called."""
     call = sql.SQL("select {}({})").format(
-        function.identifier, sql.SQL(", ").join(sql.SQL("null::" + kind) for kind in function.types)  # type: ignore[arg-type]
+        function.identifier, sql.SQL(", ").join(sql.SQL("null::" + kind) for kind in function.types)
     )  # fmt: skip
-    claims = {"role": role, "sub": str(A.member("employee"))} if role == "authenticated" else {"role": role}
+    claims = (
+        {"role": role, "sub": str(A.member("employee"))}
+        if role == "authenticated"
+        else {"role": role}
+    )
     try:
         with db.transaction(force_rollback=True), acting(db, role, claims):
             db.execute(call)
@@ -90,12 +94,12 @@ def _may_call(db: Connection, role: str, function: Function) -> bool:
 
 
 def test_functions_of_the_api_are_called_by_whom_their_line_says(matrix: Matrix) -> None:
-    wrong = []
-    for function in functions(matrix.db, "public"):
-        expected = AUDIENCES[PUBLIC[function.name]["who"]]
-        for role in ("anon", "authenticated", "service_role", "analyst"):
-            if _may_call(matrix.db, role, function) != (role in expected):
-                wrong.append(f"{function.signature}: {role}")
+    wrong = [
+        f"{function.signature}: {role}"
+        for function in functions(matrix.db, "public")
+        for role in ("anon", "authenticated", "service_role", "analyst")
+        if _may_call(matrix.db, role, function) != (role in AUDIENCES[PUBLIC[function.name]["who"]])
+    ]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
@@ -105,15 +109,21 @@ def test_helpers_are_called_by_whom_their_line_says(matrix: Matrix) -> None:
         expected = set(APP.get(function.name, "").split())
         if function.name in PUBLIC:
             expected = AUDIENCES[PUBLIC[function.name]["who"]] - {"service_role"}
-        got = {role for role in ("anon", "authenticated", "analyst") if _may_call(matrix.db, role, function)}
+        got = {
+            role
+            for role in ("anon", "authenticated", "analyst")
+            if _may_call(matrix.db, role, function)
+        }
         if got != expected:
-            wrong.append(f'{function.signature}: called by {" ".join(sorted(got)) or "nobody"}')
+            wrong.append(f"{function.signature}: called by {' '.join(sorted(got)) or 'nobody'}")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 def test_every_function_of_the_api_has_its_line_and_every_line_its_function(matrix: Matrix) -> None:
     assert {function.name for function in functions(matrix.db, "public")} == set(PUBLIC)
-    assert {line for line in APP if line not in {f.name for f in functions(matrix.db, "app")}} == set()
+    assert {
+        line for line in APP if line not in {f.name for f in functions(matrix.db, "app")}
+    } == set()
     assert [group for group in LINES["app"] if not group.get("why")] == []
     assert len(APP) == sum(len(group["functions"]) for group in LINES["app"])
 
@@ -130,19 +140,29 @@ def _has(matrix: Matrix, actor: Actor, needs: str) -> bool | None:
         return actor.kind == "member"
     if needs == "staff":
         return False if actor.role == "client" else None
-    module, action = needs.split()
-    return {"none": False, "own": None, "all": True}[matrix.scope(actor, module, "select" if action == "read" else action)]
+    answers = []
+    for need in needs.split(", "):
+        module, action = need.split()
+        scope = matrix.scope(actor, module, "select" if action == "read" else action)
+        answers.append({"none": False, "own": None, "all": True}[scope])
+    return False if False in answers else None if None in answers else True
 
 
-def _call(matrix: Matrix, function: Function) -> sql.Composable:
+def _call(matrix: Matrix, function: Function) -> sql.Composed:
     given = []
     for position, (name, kind) in enumerate(zip(function.names, function.types, strict=True)):
         if name in ARGUMENTS:
-            text = ARGUMENTS[name].replace(":organizations", f"'{A.org}'").replace(":member", f"'{A.member('ops')}'")
+            text = (
+                ARGUMENTS[name]
+                .replace(":organizations", f"'{A.org}'")
+                .replace(":member", f"'{A.member('ops')}'")
+            )
             text = re.sub(r":([a-z_]\w+)", lambda match: _key(matrix, match[1]), text)
-            given.append(sql.SQL("{} => ({})::{}").format(sql.Identifier(name), sql.SQL(text), sql.SQL(kind)))  # type: ignore[arg-type]
+            given.append(
+                sql.SQL("{} => ({})::{}").format(sql.Identifier(name), sql.SQL(text), sql.SQL(kind))
+            )
         elif position < len(function.types) - function.defaults:
-            given.append(sql.SQL("{} => null::{}").format(sql.Identifier(name), sql.SQL(kind)))  # type: ignore[arg-type]
+            given.append(sql.SQL("{} => null::{}").format(sql.Identifier(name), sql.SQL(kind)))
     return sql.SQL("select * from {}({})").format(function.identifier, sql.SQL(", ").join(given))
 
 
@@ -158,8 +178,10 @@ def _everything(matrix: Matrix) -> list[tuple[Any, ...]]:
         for name, table in matrix.rows.tables.items()
         if "org_id" in table.columns
     ]
-    parts.append(f"select 'organizations', md5(t::text) from public.organizations t where id = '{A.org}'")
-    return matrix.db.execute(" union all ".join(parts) + " order by 1").fetchall()  # type: ignore[arg-type]
+    parts.append(
+        f"select 'organizations', md5(t::text) from public.organizations t where id = '{A.org}'"
+    )
+    return matrix.db.execute(" union all ".join(parts) + " order by 1").fetchall()
 
 
 def _shows(rows: list[tuple[Any, ...]]) -> bool:
@@ -168,7 +190,9 @@ def _shows(rows: list[tuple[Any, ...]]) -> bool:
 
 
 @pytest.mark.parametrize("actor", ACTORS, ids=lambda actor: actor.name)
-def test_a_function_shows_and_changes_only_what_the_caller_may(matrix: Matrix, actor: Actor) -> None:
+def test_a_function_shows_and_changes_only_what_the_caller_may(
+    matrix: Matrix, actor: Actor
+) -> None:
     wrong = []
     with matrix.db.transaction(force_rollback=True):
         before = _everything(matrix)
@@ -190,19 +214,27 @@ def test_a_function_shows_and_changes_only_what_the_caller_may(matrix: Matrix, a
                     wrong.append(f"{function.name}: not refused but broken, {outcome}")
                 continue
             if has is False and (changed or _shows(rows)):
-                wrong.append(f"{function.name}: {'changed rows' if changed else f'answered {rows}'}")
+                wrong.append(
+                    f"{function.name}: {'changed rows' if changed else f'answered {rows}'}"
+                )
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
-    "actor", [a for a in ACTORS if a.org != A.org and a.kind != "platform admin"], ids=lambda actor: actor.name
+    "actor",
+    [a for a in ACTORS if a.org != A.org and a.kind != "platform admin"],
+    ids=lambda actor: actor.name,
 )
 def test_a_helper_tells_outsiders_nothing_of_the_organisation(matrix: Matrix, actor: Actor) -> None:
     wrong = []
     with matrix.db.transaction(force_rollback=True):
         before = _everything(matrix)
         for function in functions(matrix.db, "app"):
-            if function.name in OPEN or "org" not in function.names or actor.database_role not in APP.get(function.name, ""):
+            if (
+                function.name in OPEN
+                or "org" not in function.names
+                or actor.database_role not in APP.get(function.name, "")
+            ):
                 continue
             try:
                 with matrix.db.transaction(force_rollback=True):

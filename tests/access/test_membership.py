@@ -20,7 +20,7 @@ from tests.people import (
 
 
 def count(db: Connection, table: str) -> int:
-    row = db.execute(f"select count(*) from public.{table}").fetchone()  # type: ignore[arg-type]
+    row = db.execute(f"select count(*) from public.{table}").fetchone()
     assert row is not None
     return int(row[0])
 
@@ -45,7 +45,8 @@ def test_a_removed_member_is_denied_on_the_next_request(db: Connection, world: W
         assert count(db, "leads") == 0
         with denied():
             db.execute(
-                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')",
+                (world.a.org,),
             )
 
 
@@ -55,7 +56,8 @@ def test_a_changed_role_counts_on_the_next_request(db: Connection, world: World)
         assert count(db, "leads") == 0
     with as_member(db, world.a, "owner"):
         db.execute(
-            "select public.set_member_role(%s, %s, 'director')", (world.a.org, world.a.member("finance"))
+            "select public.set_member_role(%s, %s, 'director')",
+            (world.a.org, world.a.member("finance")),
         )
     with as_member(db, world.a, "finance"):
         assert count(db, "leads") == 1
@@ -67,7 +69,11 @@ def test_a_role_in_the_token_is_not_believed(db: Connection, world: World) -> No
         "role": "authenticated",
         "user_role": "owner",
         "org_id": str(world.a.org),
-        "user_metadata": {"role": "owner", "agent_id": str(world.stranger), "agent_org_id": str(world.a.org)},
+        "user_metadata": {
+            "role": "owner",
+            "agent_id": str(world.stranger),
+            "agent_org_id": str(world.a.org),
+        },
     }
     with as_person(db, world.stranger, **forged):
         assert count(db, "leads") == 0
@@ -80,12 +86,15 @@ def test_an_agent_reaches_only_the_organisation_of_its_claims(db: Connection, wo
         assert db.execute("select distinct org_id from public.leads").fetchall() == [(world.a.org,)]
         with denied():
             db.execute(
-                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')",
+                (world.a.org,),
             )
 
 
 @pytest.mark.usefixtures("lead")
-def test_agent_claims_replace_the_memberships_of_the_person_behind_them(db: Connection, world: World) -> None:
+def test_agent_claims_replace_the_memberships_of_the_person_behind_them(
+    db: Connection, world: World
+) -> None:
     metadata = {"agent_id": str(world.a.member("owner")), "agent_org_id": str(world.a.org)}
     with as_person(db, world.b.member("owner"), app_metadata=metadata):
         assert db.execute("select distinct org_id from public.leads").fetchall() == [(world.a.org,)]
@@ -93,19 +102,28 @@ def test_agent_claims_replace_the_memberships_of_the_person_behind_them(db: Conn
 
 
 @pytest.mark.usefixtures("lead")
-def test_an_organisation_replaces_a_line_of_the_matrix_for_itself_only(db: Connection, world: World) -> None:
+def test_an_organisation_replaces_a_line_of_the_matrix_for_itself_only(
+    db: Connection, world: World
+) -> None:
     with as_member(db, world.a, "admin"):
         db.execute(
             "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
             " values (%s, 'ops', 'crm', 'all', 'none'), (%s, 'director', 'crm', 'none', 'none')",
             (world.a.org, world.a.org),
         )
-    for org, role, seen in ((world.a, "ops", 1), (world.b, "ops", 0), (world.a, "director", 0), (world.b, "director", 1)):
+    for org, role, seen in (
+        (world.a, "ops", 1),
+        (world.b, "ops", 0),
+        (world.a, "director", 0),
+        (world.b, "director", 1),
+    ):
         with as_member(db, org, role):
             assert count(db, "leads") == seen
 
 
-def test_nobody_but_owners_and_admins_writes_lines_of_the_matrix(db: Connection, world: World) -> None:
+def test_nobody_but_owners_and_admins_writes_lines_of_the_matrix(
+    db: Connection, world: World
+) -> None:
     for role in ("director", "sales", "employee", "client"):
         with as_member(db, world.a, role), denied():
             db.execute(
@@ -115,8 +133,14 @@ def test_nobody_but_owners_and_admins_writes_lines_of_the_matrix(db: Connection,
             )
 
 
-def test_owners_and_admins_cannot_be_cut_by_a_line_of_the_matrix(db: Connection, world: World) -> None:
-    with as_member(db, world.a, "admin"), pytest.raises(psycopg.errors.CheckViolation), db.transaction():
+def test_owners_and_admins_cannot_be_cut_by_a_line_of_the_matrix(
+    db: Connection, world: World
+) -> None:
+    with (
+        as_member(db, world.a, "admin"),
+        pytest.raises(psycopg.errors.CheckViolation),
+        db.transaction(),
+    ):
         db.execute(
             "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
             " values (%s, 'owner', 'crm', 'none', 'none')",
@@ -131,12 +155,15 @@ def test_a_suspended_organisation_is_read_and_not_written(db: Connection, world:
         assert count(db, "leads") == 1
         with refused("organization_suspended"):
             db.execute(
-                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')", (world.a.org,)
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')",
+                (world.a.org,),
             )
         with refused("organization_suspended"):
             db.execute("update public.leads set score = 10")
         with refused("organization_suspended"):
-            db.execute("select public.invite_member(%s, 'novo@people.test', 'sales')", (world.a.org,))
+            db.execute(
+                "select public.invite_member(%s, 'novo@people.test', 'sales')", (world.a.org,)
+            )
 
 
 @pytest.mark.usefixtures("lead")
@@ -170,14 +197,17 @@ def test_a_closed_organisation_does_not_lock_its_members_out_of_another(
 ) -> None:
     person = world.a.member(role_here)
     db.execute(
-        "insert into public.memberships (org_id, user_id, role) values (%s, %s, %s)", (world.b.org, person, role_there)
+        "insert into public.memberships (org_id, user_id, role) values (%s, %s, %s)",
+        (world.b.org, person, role_there),
     )
     db.execute("update public.organizations set status = 'inactive' where id = %s", (world.b.org,))
     with as_person(db, person):
         assert db.execute("select org_id from public.leads").fetchall() == [(world.a.org,)]
 
 
-def test_a_portal_client_sees_his_contracts_and_no_other_clients(db: Connection, world: World) -> None:
+def test_a_portal_client_sees_his_contracts_and_no_other_clients(
+    db: Connection, world: World
+) -> None:
     for client in (world.a.client, world.a.other_client):
         db.execute(
             "insert into public.contracts (org_id, client_id, title, number, starts_on) values (%s, %s, 'SOC', %s, '2026-01-01')",
@@ -195,18 +225,24 @@ def test_nobody_reads_a_partition_directly(db: Connection) -> None:
     assert row is not None
     for role in ("anon", "authenticated", "service_role", "analyst"):
         with denied(), acting(db, role, {"role": role}):
-            db.execute(f"select * from partitions.{row[0]}")  # type: ignore[arg-type]
+            db.execute(f"select * from partitions.{row[0]}")
 
 
-def test_a_platform_admin_acts_everywhere_and_only_the_database_makes_one(db: Connection, world: World) -> None:
+def test_a_platform_admin_acts_everywhere_and_only_the_database_makes_one(
+    db: Connection, world: World
+) -> None:
     with as_person(db, world.platform_admin):
         assert count(db, "organizations") == 2
     with as_member(db, world.a, "owner"), denied():
-        db.execute("insert into public.platform_admins (user_id) values (%s)", (world.a.member("owner"),))
+        db.execute(
+            "insert into public.platform_admins (user_id) values (%s)", (world.a.member("owner"),)
+        )
 
 
 def test_a_visitor_reads_and_writes_no_table_of_people(db: Connection) -> None:
-    tables = [row[0] for row in db.execute("select table_name from app.protected_tables").fetchall()]
+    tables = [
+        row[0] for row in db.execute("select table_name from app.protected_tables").fetchall()
+    ]
     assert json.dumps(tables).count("leads") >= 1
     with as_anon(db):
         for table in ("leads", "memberships", "clients", "contracts"):

@@ -113,7 +113,9 @@ def what_a_migration_creates_next_is_granted_to_nobody(db: Connection) -> list[s
         offenders = []
         for schema in API_SCHEMAS:
             db.execute(f"create table {schema}.law_probe (id bigint generated always as identity)")
-            db.execute(f"create function {schema}.law_probe() returns int language sql as 'select 1'")
+            db.execute(
+                f"create function {schema}.law_probe() returns int language sql as 'select 1'"
+            )
             for role in VISITORS:
                 offenders += _ask(
                     db,
@@ -121,14 +123,18 @@ def what_a_migration_creates_next_is_granted_to_nobody(db: Connection) -> list[s
                     " ('table', has_table_privilege(%(r)s, %(s)s || '.law_probe', 'select, insert, update, delete')),"
                     " ('sequence', has_sequence_privilege(%(r)s, %(s)s || '.law_probe_id_seq', 'usage, select, update')),"
                     " ('function', has_function_privilege(%(r)s, %(s)s || '.law_probe()', 'execute'))"
-                    ") v (what, granted) where granted".replace("%(r)s", f"'{role}'").replace("%(s)s", f"'{schema}'"),
+                    ") v (what, granted) where granted".replace("%(r)s", f"'{role}'").replace(
+                        "%(s)s", f"'{schema}'"
+                    ),
                 )
                 offenders[:] = [o if " " in o else f"{o} in {schema} to {role}" for o in offenders]
         return offenders
 
 
 @law
-def tables_are_granted_verb_by_verb_and_never_truncate_references_trigger(db: Connection) -> list[str]:
+def tables_are_granted_verb_by_verb_and_never_truncate_references_trigger(
+    db: Connection,
+) -> list[str]:
     return _ask(
         db,
         f"select t.schema || '.' || t.name || ' ' || lower(a.privilege_type) || ' to ' || a.grantee::regrole from ({_TABLES}) t, aclexplode(t.relacl) a"
@@ -204,7 +210,13 @@ _COLUMN, _MODULE = r"[a-z_]+", r"(?P<module>[a-z]+)"
 
 def normalize_expression(text: str) -> str:
     """Write a policy's expression as Postgres shows it, without line breaks, casts to text and capitals."""
-    return re.sub(r"\s+", " ", text).strip().lower().replace("::text", "").replace("( select", "(select")
+    return (
+        re.sub(r"\s+", " ", text)
+        .strip()
+        .lower()
+        .replace("::text", "")
+        .replace("( select", "(select")
+    )
 
 
 def policy_forms(action: str) -> dict[str, re.Pattern[str]]:
@@ -220,16 +232,23 @@ def policy_forms(action: str) -> dict[str, re.Pattern[str]]:
     }
     return {
         name: re.compile(
-            re.escape(text).replace("MODULE", _MODULE, 1).replace("MODULE", "(?P=module)").replace("COLUMN", _COLUMN)
+            re.escape(text)
+            .replace("MODULE", _MODULE, 1)
+            .replace("MODULE", "(?P=module)")
+            .replace("COLUMN", _COLUMN)
         )
         for name, text in texts.items()
     }
 
 
 VISITOR_FORM = re.compile(
-    r"\(.+ and " + re.escape("(org_id <> all ((select app.inactive_org_ids() as inactive_org_ids)::uuid[]))") + r"\)"
+    r"\(.+ and "
+    + re.escape("(org_id <> all ((select app.inactive_org_ids() as inactive_org_ids)::uuid[]))")
+    + r"\)"
 )
-ANALYST_FORM = re.compile(re.escape("(org_id = any ((select app.analyst_org_ids() as analyst_org_ids)::uuid[]))"))
+ANALYST_FORM = re.compile(
+    re.escape("(org_id = any ((select app.analyst_org_ids() as analyst_org_ids)::uuid[]))")
+)
 
 _POLICIES = (
     "select c.relname as table, p.polname as name, n.nspname as schema, p.polpermissive,"
@@ -398,7 +417,8 @@ def no_sequence_is_shared_between_tenants(db: Connection) -> list[str]:
 @law
 def partitions_have_one_level(db: Connection) -> list[str]:
     return _ask(
-        db, "select c.oid::regclass::text from pg_class c where c.relispartition and c.relkind = 'p'"
+        db,
+        "select c.oid::regclass::text from pg_class c where c.relispartition and c.relkind = 'p'",
     )
 
 
@@ -435,7 +455,9 @@ def every_function_fixes_an_empty_search_path(db: Connection) -> list[str]:
 
 @law
 def no_function_a_client_calls_runs_as_its_owner(db: Connection) -> list[str]:
-    return _ask(db, f"select f.signature from ({_FUNCTIONS}) f where f.schema = 'public' and f.prosecdef")
+    return _ask(
+        db, f"select f.signature from ({_FUNCTIONS}) f where f.schema = 'public' and f.prosecdef"
+    )
 
 
 @law
@@ -596,7 +618,9 @@ def raised_keys(db: Connection) -> set[str]:
             raised.update(key for key in registered_keys(db) if key.startswith(prefix))
         for branches in RAISED_BY_CASE.findall(body):
             raised.update(re.findall(r"\b(?:then|else)\s+'([a-z0-9_]+)'", branches))
-    return raised | {f"{entity}_move_refused" for entity, *_ in trigger_arguments(db, "app.guard_move").values()}
+    return raised | {
+        f"{entity}_move_refused" for entity, *_ in trigger_arguments(db, "app.guard_move").values()
+    }
 
 
 def registered_keys(db: Connection) -> set[str]:
@@ -670,7 +694,12 @@ def states_of(db: Connection, table: str, column: str) -> set[str]:
         table,
         column,
     )
-    return {value for check in checks if "ANY" in check for value in re.findall(r"'([^']*)'::text", check)}
+    return {
+        value
+        for check in checks
+        if "ANY" in check
+        for value in re.findall(r"'([^']*)'::text", check)
+    }
 
 
 def emitted_events(db: Connection) -> dict[str, set[str]]:
@@ -682,7 +711,9 @@ def emitted_events(db: Connection) -> dict[str, set[str]]:
             "select c.relname, g.tgname, g.tgtype from pg_trigger g join pg_class c on c.oid = g.tgrelid"
         ).fetchall()
     }
-    for (table, trigger), (module, entity, state, *_) in trigger_arguments(db, "app.emit_event").items():
+    for (table, trigger), (module, entity, state, *_) in trigger_arguments(
+        db, "app.emit_event"
+    ).items():
         kind = kinds[table, trigger]
         words = set()
         if kind & 4:
@@ -692,7 +723,9 @@ def emitted_events(db: Connection) -> dict[str, set[str]]:
         if kind & 16:
             words.add("updated")
             if state:
-                moves = _ask(db, "select distinct to_state from app.allowed_moves where machine = %s", table)
+                moves = _ask(
+                    db, "select distinct to_state from app.allowed_moves where machine = %s", table
+                )
                 words |= set(moves) or states_of(db, table, state)
         for word in words:
             emitted.setdefault(f"{module}.{entity}.{word}", set()).add(trigger)
@@ -725,7 +758,9 @@ def every_event_of_the_catalogue_is_emitted(db: Connection) -> Iterable[str]:
 @law
 def events_carry_no_personal_data_and_only_their_columns(db: Connection) -> list[str]:
     offenders = []
-    for (table, trigger), (_module, _entity, _state, *columns) in trigger_arguments(db, "app.emit_event").items():
+    for (table, trigger), (_module, _entity, _state, *columns) in trigger_arguments(
+        db, "app.emit_event"
+    ).items():
         comments = dict(
             db.execute(
                 "select a.attname, coalesce(col_description(a.attrelid, a.attnum), '') from pg_attribute a"
@@ -743,10 +778,16 @@ def events_carry_no_personal_data_and_only_their_columns(db: Connection) -> list
 
 @law
 def the_catalogue_names_the_payload_of_every_event(db: Connection) -> list[str]:
-    keys = dict(db.execute("select module || '.' || event_type, payload_keys::text[] from app.event_types").fetchall())
+    keys = dict(
+        db.execute(
+            "select module || '.' || event_type, payload_keys::text[] from app.event_types"
+        ).fetchall()
+    )
     emitted = emitted_events(db)
     offenders = []
-    for (_table, trigger), (module, entity, _state, *columns) in trigger_arguments(db, "app.emit_event").items():
+    for (_table, trigger), (module, entity, _state, *columns) in trigger_arguments(
+        db, "app.emit_event"
+    ).items():
         for event, payload in keys.items():
             if event.startswith(f"{module}.{entity}.") and trigger in emitted.get(event, ()):
                 missing = set(columns) - set(payload or [])

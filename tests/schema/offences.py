@@ -51,10 +51,14 @@ OFFENCES: dict[str, list[str]] = {
     ],
     "partitions_are_reached_by_nobody": [
         "grant usage on schema partitions to authenticated",
-        "create table partitions.offenders (id int); grant usage on schema partitions to anon;"
-        " grant select on partitions.offenders to anon",
-        "create table public.offenders (id int) partition by list (id);"
-        " create table public.offenders_1 partition of public.offenders for values in (1)",
+        (
+            "create table partitions.offenders (id int); grant usage on schema partitions to anon;"
+            " grant select on partitions.offenders to anon"
+        ),
+        (
+            "create table public.offenders (id int) partition by list (id);"
+            " create table public.offenders_1 partition of public.offenders for values in (1)"
+        ),
     ],
     "an_analyst_is_granted_no_personal_data": [
         "grant select (full_name) on public.profiles to analyst",
@@ -66,7 +70,8 @@ OFFENCES: dict[str, list[str]] = {
         "grant update (role) on public.memberships to analyst",
     ],
     "policies_take_only_the_forms_of_the_access_design": [
-        _TABLE + _POLICY.format("offenders_select", f"for select to authenticated using ({expression})")
+        _TABLE
+        + _POLICY.format("offenders_select", f"for select to authenticated using ({expression})")
         for expression in (
             "true",
             "org_id in (select m.org_id from public.memberships as m)",
@@ -74,8 +79,10 @@ OFFENCES: dict[str, list[str]] = {
             "org_id = any ((select app.org_ids('core', 'write'))::uuid[])",
             "org_id = any ((select app.own_org_ids('core', 'read'))::uuid[])",
             "id = (select auth.uid()) or org_id = any ((select app.org_ids('core', 'read'))::uuid[])",
-            "org_id = any ((select app.org_ids('fin', 'read'))::uuid[]) or"
-            " (org_id = any ((select app.own_org_ids('crm', 'read'))::uuid[]) and id = (select auth.uid()))",
+            (
+                "org_id = any ((select app.org_ids('fin', 'read'))::uuid[]) or"
+                " (org_id = any ((select app.own_org_ids('crm', 'read'))::uuid[]) and id = (select auth.uid()))"
+            ),
         )
     ]
     + [
@@ -84,15 +91,20 @@ OFFENCES: dict[str, list[str]] = {
             "offenders_insert",
             "for insert to authenticated with check (org_id = any ((select app.org_ids('core', 'read'))::uuid[]))",
         ),
-        _TABLE + _POLICY.format("offenders_select_public", "for select to anon using (state = 'new')"),
+        _TABLE
+        + _POLICY.format("offenders_select_public", "for select to anon using (state = 'new')"),
         _TABLE + _POLICY.format("offenders_select_analyst", "for select to analyst using (true)"),
     ],
     "policies_are_named_after_table_and_command_and_serve_one_command": [
         _TABLE + _POLICY.format("read_it", "for select to authenticated using (true)"),
         _TABLE + _POLICY.format("offenders_all", "for all to authenticated using (true)"),
-        _TABLE + _POLICY.format("offenders_select", "for select to authenticated, anon using (true)"),
+        _TABLE
+        + _POLICY.format("offenders_select", "for select to authenticated, anon using (true)"),
         _TABLE + _POLICY.format("offenders_select", "for select using (true)"),
-        _TABLE + _POLICY.format("offenders_select", "as restrictive for select to authenticated using (true)"),
+        _TABLE
+        + _POLICY.format(
+            "offenders_select", "as restrictive for select to authenticated using (true)"
+        ),
     ],
     "no_role_has_two_policies_for_one_command": [
         "create policy second on public.memberships for select to authenticated using (true)"
@@ -126,15 +138,21 @@ OFFENCES: dict[str, list[str]] = {
         "create unique index offending_idx on public.memberships (lower(role), org_id)",
     ],
     "foreign_keys_between_tenant_tables_carry_the_tenant": [
-        "create unique index on public.memberships (user_id);"
-        " create table public.offenders (org_id uuid not null, id uuid references public.memberships (user_id))",
-        "create unique index on public.memberships (user_id, org_id);"
-        " create table public.offenders (org_id uuid not null, id uuid,"
-        " foreign key (org_id, id) references public.memberships (user_id, org_id))",
+        (
+            "create unique index on public.memberships (user_id);"
+            " create table public.offenders (org_id uuid not null, id uuid references public.memberships (user_id))"
+        ),
+        (
+            "create unique index on public.memberships (user_id, org_id);"
+            " create table public.offenders (org_id uuid not null, id uuid,"
+            " foreign key (org_id, id) references public.memberships (user_id, org_id))"
+        ),
     ],
     "deleting_a_row_never_takes_the_tenant_from_another": [
-        "create table public.offenders (org_id uuid not null, id uuid, foreign key (org_id, id)"
-        " references public.memberships (org_id, user_id) on delete set null)",
+        (
+            "create table public.offenders (org_id uuid not null, id uuid, foreign key (org_id, id)"
+            " references public.memberships (org_id, user_id) on delete set null)"
+        ),
         "create table public.offenders (org_id uuid not null references public.organizations (id) on update cascade)",
     ],
     "no_sequence_is_shared_between_tenants": [
@@ -142,8 +160,10 @@ OFFENCES: dict[str, list[str]] = {
         "alter table public.memberships add column number bigserial",
     ],
     "partitions_have_one_level": [
-        "create table partitions.offenders (id int) partition by list (id); create table partitions.offenders_1"
-        " partition of partitions.offenders for values in (1) partition by list (id)"
+        (
+            "create table partitions.offenders (id int) partition by list (id); create table partitions.offenders_1"
+            " partition of partitions.offenders for values in (1) partition by list (id)"
+        )
     ],
     "the_queue_is_free_of_foreign_keys": [
         "create table pgqueuer.offenders (org_id uuid references public.organizations (id))"
@@ -164,10 +184,12 @@ OFFENCES: dict[str, list[str]] = {
         _function("public.offend()", "begin return new; end", returns="trigger", language="plpgsql")
     ],
     "every_public_function_can_be_called_by_somebody": [
-        _function("public.offend()") + "; revoke execute on function public.offend() from service_role"
+        _function("public.offend()")
+        + "; revoke execute on function public.offend() from service_role"
     ],
     "the_worker_may_call_what_a_client_may": [
-        _function("public.offend()") + "; revoke execute on function public.offend() from service_role;"
+        _function("public.offend()")
+        + "; revoke execute on function public.offend() from service_role;"
         " grant execute on function public.offend() to authenticated"
     ],
     "triggers_are_named_after_their_table_and_place": [
@@ -175,8 +197,10 @@ OFFENCES: dict[str, list[str]] = {
     ],
     "every_foreign_key_has_an_index": [
         "drop index public.memberships_role_idx",
-        "create table public.offenders (org_id uuid references public.organizations (id));"
-        " create index on public.offenders (org_id) where org_id <> '00000000-0000-0000-0000-000000000000'",
+        (
+            "create table public.offenders (org_id uuid references public.organizations (id));"
+            " create index on public.offenders (org_id) where org_id <> '00000000-0000-0000-0000-000000000000'"
+        ),
     ],
     "no_two_indexes_are_the_same": ["create index again_idx on public.memberships (role)"],
     "every_table_view_and_function_has_a_comment": [
@@ -193,7 +217,13 @@ OFFENCES: dict[str, list[str]] = {
     ],
     "columns_avoid_types_that_lose_money_time_or_text": [
         f"alter table public.memberships add column {column}"
-        for column in ("at_at timestamp", "weight real", "name varchar(10)", "total_brl numeric", "bag json")
+        for column in (
+            "at_at timestamp",
+            "weight real",
+            "name varchar(10)",
+            "total_brl numeric",
+            "bag json",
+        )
     ],
     "names_keep_to_the_rules": [
         "alter table public.memberships add constraint positive check (hourly_rate >= 0)",
@@ -203,23 +233,34 @@ OFFENCES: dict[str, list[str]] = {
         "alter table public.memberships add column left_at date",
     ],
     "every_error_key_that_is_raised_is_registered": [
-        _function("app.offend()", "begin perform app.raise_error('unheard_of'); end", returns="void", language="plpgsql"),
+        _function(
+            "app.offend()",
+            "begin perform app.raise_error('unheard_of'); end",
+            returns="void",
+            language="plpgsql",
+        ),
         "delete from app.error_keys where key = 'last_owner'",
     ],
     "every_registered_error_key_is_raised": [
         "insert into app.error_keys (key, http, meaning) values ('never_said', 409, 'Never.')"
     ],
     "errors_are_raised_in_one_place": [
-        _function("app.offend()", "begin raise exception 'no'; end", returns="void", language="plpgsql"),
-        _function("app.offend()", "begin raise sqlstate 'PT409'; end", returns="void", language="plpgsql"),
+        _function(
+            "app.offend()", "begin raise exception 'no'; end", returns="void", language="plpgsql"
+        ),
+        _function(
+            "app.offend()", "begin raise sqlstate 'PT409'; end", returns="void", language="plpgsql"
+        ),
     ],
     "every_state_machine_is_guarded_and_every_guard_has_its_moves": [
         "insert into app.allowed_moves values ('offenders', 'new', 'old')",
-        _TABLE + "create trigger offenders_10_guard_state before update on public.offenders for each row"
+        _TABLE
+        + "create trigger offenders_10_guard_state before update on public.offenders for each row"
         " execute function app.guard_move('offender', 'state')",
     ],
     "the_states_of_a_machine_are_those_of_its_check": [
-        _TABLE + "create trigger offenders_10_guard_state before update on public.offenders for each row"
+        _TABLE
+        + "create trigger offenders_10_guard_state before update on public.offenders for each row"
         " execute function app.guard_move('offender', 'state');"
         " insert into app.allowed_moves values ('offenders', 'new', 'older')",
     ],
@@ -234,12 +275,16 @@ OFFENCES: dict[str, list[str]] = {
         ),
     ],
     "every_event_of_the_catalogue_is_emitted": [
-        "insert into app.event_types (module, event_type, description, payload_keys)"
-        " values ('core', 'offender.noticed', 'Never.', '{}')"
+        (
+            "insert into app.event_types (module, event_type, description, payload_keys)"
+            " values ('core', 'offender.noticed', 'Never.', '{}')"
+        )
     ],
     "events_carry_no_personal_data_and_only_their_columns": [
-        "create trigger profiles_70_emit after insert on public.profiles for each row"
-        " execute function app.emit_event('core', 'profile', '', 'full_name')",
+        (
+            "create trigger profiles_70_emit after insert on public.profiles for each row"
+            " execute function app.emit_event('core', 'profile', '', 'full_name')"
+        ),
         _TABLE + "create trigger offenders_70_emit after insert on public.offenders for each row"
         " execute function app.emit_event('core', 'offender', 'state', 'missing')",
     ],

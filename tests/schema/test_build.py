@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from nessos.local import database
-from nessos.local.postgres import binaries
 from psycopg import sql
 
+from nessos.local import database
+from nessos.local.postgres import binaries
 from tests.access.matrix import PLACES
 from tests.access.rows import Rows
 from tests.cluster import Server
@@ -57,15 +57,14 @@ def bare_url(server: Server) -> Iterator[str]:
 
 def tables_of(db: Connection) -> dict[str, list[str]]:
     """Return the columns that can be written, of every table but the partitions."""
-    return {
-        name: columns
-        for name, columns in db.execute(
+    return dict(
+        db.execute(
             "select n.nspname || '.' || c.relname, array_agg(a.attname::text order by a.attnum)"
             " from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid"
             " where n.nspname in ('auth', 'public', 'app') and c.relkind in ('r', 'p') and not c.relispartition"
             " and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' group by 1"
         ).fetchall()
-    }
+    )
 
 
 def parents_of(db: Connection) -> dict[str, set[str]]:
@@ -90,7 +89,9 @@ def carry_over(source: Connection, target: Connection, filled: set[str]) -> None
         name = sql.Identifier(*table.split("."))
         listed = sql.SQL(", ").join(map(sql.Identifier, (c for c in columns if c in known[table])))
         with (
-            source.cursor().copy(sql.SQL("copy (select {} from {}) to stdout").format(listed, name)) as out,
+            source.cursor().copy(
+                sql.SQL("copy (select {} from {}) to stdout").format(listed, name)
+            ) as out,
             target.cursor().copy(sql.SQL("copy {} ({}) from stdin").format(name, listed)) as into,
         ):
             for part in out:
@@ -110,13 +111,18 @@ def test_migrations_one_by_one_over_a_companys_rows_give_the_schema_of_one_push(
             ).fetchone()
             == (True,)
         }
-    with psycopg.connect(populated_url) as source, psycopg.connect(bare_url, autocommit=True) as target:
+    with (
+        psycopg.connect(populated_url) as source,
+        psycopg.connect(bare_url, autocommit=True) as target,
+    ):
         for file in database.migration_files().values():
             target.execute(file.read_bytes())
             carry_over(source, target, filled)
         for table in tables_of(source):
             counts = [
-                db.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(*table.split(".")))).fetchone()
+                db.execute(
+                    sql.SQL("select count(*) from {}").format(sql.Identifier(*table.split(".")))
+                ).fetchone()
                 for db in (source, target)
             ]
             assert counts[0] == counts[1], table
@@ -129,7 +135,9 @@ def test_a_second_push_changes_nothing(server: Server, own_db_url: str) -> None:
     assert schema_of(server, own_db_url) == before
 
 
-def test_the_comparison_notices_a_difference(server: Server, own_db_url: str, empty_db_url: str) -> None:
+def test_the_comparison_notices_a_difference(
+    server: Server, own_db_url: str, empty_db_url: str
+) -> None:
     with psycopg.connect(own_db_url) as db:
         db.execute("revoke select on public.leads from authenticated")
     assert schema_of(server, own_db_url) != schema_of(server, empty_db_url)

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from nessos.local.database import node, tool_environment
 from nessos.settings import ROOT
 
@@ -41,7 +42,9 @@ def test_the_advisors_of_supabase_find_nothing(empty_db_url: str) -> None:
     assert "No issues found" in done.stdout + done.stderr
 
 
-def test_the_advisors_of_supabase_would_find_a_table_without_row_level_security(own_db_url: str) -> None:
+def test_the_advisors_of_supabase_would_find_a_table_without_row_level_security(
+    own_db_url: str,
+) -> None:
     with psycopg.connect(own_db_url) as db:
         db.execute("alter table public.leads disable row level security")
     done = advisors(own_db_url)
@@ -70,6 +73,8 @@ def unexcused(empty_db_url: str) -> set[tuple[str, str]]:
 
 def test_every_exception_of_pgrls_is_needed(unexcused: set[tuple[str, str]]) -> None:
     lint = tomllib.loads((ROOT / "pgrls.toml").read_text())["lint"]
-    stated = {(rule, place) for rule, settings in lint["rules"].items() for place in settings["allowlist"]}
+    stated = {
+        (rule, place) for rule, settings in lint["rules"].items() for place in settings["allowlist"]
+    }
     assert sorted(stated - unexcused) == []
     assert sorted(set(lint["disable"]) - {rule for rule, _ in unexcused}) == []
