@@ -654,7 +654,7 @@ def test_the_chain_finds_altered_missing_inserted_and_forged_rows(
         assert problems(db, world.a.org) == []
         third = "(org_id, {0}) = (select org_id, {1} from public.audit_seals where org_id = '{2}' and seal_number = 3)"
         row = third.format("id", "audit_id", world.a.org)
-        seal = third.format("seal_number", "seal_number", world.a.org)
+        sealed = third.format("seal_number", "seal_number", world.a.org)
         forged = (
             "insert into public.audit_log (org_id, table_name, row_id, action, changes, xid)"
             f" select '{world.a.org}', 'memberships', 'x', 'update', '{{}}', min(xid) from public.audit_seals"
@@ -666,9 +666,9 @@ def test_the_chain_finds_altered_missing_inserted_and_forged_rows(
                 {"altered"},
             ),
             (f"delete from public.audit_log where {row}", {"missing"}),
-            (f"delete from public.audit_seals where {seal}", {"chain_broken", "inserted"}),
+            (f"delete from public.audit_seals where {sealed}", {"chain_broken", "inserted"}),
             (
-                f"update public.audit_seals set row_hash = sha256('x') where {seal}",
+                f"update public.audit_seals set row_hash = sha256('x') where {sealed}",
                 {"chain_broken"},
             ),
             (forged, {"inserted"}),
