@@ -4,10 +4,11 @@
 import { createHmac, randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
-import { App } from "@supabase/lite";
-import { createPostgresConnection } from "@supabase/lite/postgres";
 import postgres from "postgres";
+import "./corrections.mjs";
 
+const { App } = await import("@supabase/lite");
+const { createPostgresConnection } = await import("@supabase/lite/postgres");
 const env = process.env;
 const port = Number(env.NESSOS_GATEWAY_PORT ?? 54321);
 const functionsPort = Number(env.NESSOS_FUNCTIONS_PORT ?? 54323);
@@ -75,6 +76,28 @@ function connect(url, name, max, types, settings = {}) {
   });
 }
 
+// The HTTP status PostgREST gives an SQLSTATE, where the library only knows "500, something": checks,
+// exclusions, lost races, errors raised without a key. It passes on what is raised in PostgREST's own form.
+const statusOf = {
+  "08": 503,
+  "23": 400,
+  "53": 503,
+  "57": 500,
+  P0001: 400,
+};
+const known = new Set(["23502", "23503", "23505"]);
+
+function withStatus(error) {
+  const state = typeof error?.code === "string" ? error.code : "";
+  const status = statusOf[state] ?? statusOf[state.slice(0, 2)];
+  if (state.length !== 5 || !status || known.has(state)) return error;
+  const { message, detail: details = null, hint = null } = error;
+  return Object.assign(new Error(JSON.stringify({ code: state, message, details, hint })), {
+    code: "PGRST",
+    detail: JSON.stringify({ status, headers: {} }),
+  });
+}
+
 // One generation of connections and the App on them. A new one replaces it after migrations: the
 // schema is read once, and prepared statements do not survive changed tables.
 async function build() {
@@ -87,6 +110,8 @@ async function build() {
   // "unknown" would make the library grant every table to anon and authenticated.
   rest.rlsState = "active";
   owner.rlsState = "active";
+  const normalize = owner.normalizeDbError.bind(owner);
+  owner.normalizeDbError = (error) => withStatus(normalize(error));
   owner.withContext = (variables, act, options) => rest.withContext(variables, act, options);
   const app = new App({
     connection: owner,
