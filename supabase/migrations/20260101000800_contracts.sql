@@ -114,7 +114,7 @@ create table public.contracts (
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
     unique (org_id, number),
-    foreign key (org_id, client_id) references public.clients (org_id, id),
+    foreign key (org_id, client_id) references public.clients (org_id, id) deferrable,
     foreign key (org_id, lead_id) references public.leads (org_id, id) on delete set null (lead_id),
     constraint contracts_period_check check (ends_on >= starts_on),
     constraint contracts_renewal_check check (renews_on >= starts_on),
@@ -173,7 +173,8 @@ create table public.contract_items (
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
     foreign key (org_id, contract_id) references public.contracts (org_id, id) on delete cascade,
-    foreign key (org_id, service_action_id) references public.service_actions (org_id, id),
+    foreign key (org_id, service_action_id)
+    references public.service_actions (org_id, id) deferrable,
     constraint contract_items_what_check
         check (
             service_action_id is not null or (description is not null and unit_price is not null)
@@ -238,7 +239,7 @@ comment on column public.contract_status_history.effective_on is
     'a draft).';
 
 alter table public.memberships add constraint memberships_client_id_fkey
-foreign key (org_id, client_id) references public.clients (org_id, id);
+foreign key (org_id, client_id) references public.clients (org_id, id) deferrable;
 alter table public.invitations add constraint invitations_client_id_fkey
 foreign key (org_id, client_id) references public.clients (org_id, id) on delete cascade;
 create index invitations_client_id_idx on public.invitations (org_id, client_id);
@@ -658,7 +659,7 @@ select app.protect_table('public.contract_mrr_history', 'contracts', null, '{sel
 select app.protect_table('public.contract_status_history', 'contracts', null, '{select}');
 
 grant execute on function
-app.are_valid_emails(text[]), app.next_number(uuid, text, text),
+app.are_valid_emails(text[]),
 app.is_in_force(text, date, date, date), app.contract_status_on(uuid, uuid, date),
 app.contract_mrr_on(uuid, uuid, date), app.is_contract_in_force(uuid, uuid, date),
 app.is_contract_in_force(uuid, date), app.contracts_in_force(uuid, date)

@@ -27,7 +27,7 @@ create table public.performance_metrics (
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
     unique (org_id, contract_id, month),
-    foreign key (org_id, contract_id) references public.contracts (org_id, id)
+    foreign key (org_id, contract_id) references public.contracts (org_id, id) deferrable
 );
 comment on table public.performance_metrics is
     '[ops] What a contract took in a month: hours, costs and the service level reached.';
@@ -67,8 +67,9 @@ create table public.time_entries (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
-    foreign key (org_id, contract_id) references public.contracts (org_id, id),
-    foreign key (org_id, service_action_id) references public.service_actions (org_id, id),
+    foreign key (org_id, contract_id) references public.contracts (org_id, id) deferrable,
+    foreign key (org_id, service_action_id)
+    references public.service_actions (org_id, id) deferrable,
     foreign key (org_id, playbook_id)
     references public.playbooks (org_id, id) on delete set null (playbook_id),
     foreign key (org_id, playbook_task_id)
@@ -119,7 +120,7 @@ create table public.indicators (
     created_at timestamptz not null default app.now(),
     primary key (org_id, id),
     unique (org_id, idempotency_key),
-    foreign key (org_id, contract_id) references public.contracts (org_id, id)
+    foreign key (org_id, contract_id) references public.contracts (org_id, id) deferrable
 );
 comment on table public.indicators is
     '[ops] Measurements that outside systems send in: availability, incidents, volumes. '

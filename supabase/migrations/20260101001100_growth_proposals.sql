@@ -38,9 +38,9 @@ create table public.proposals (
     primary key (org_id, id),
     unique (org_id, number, version),
     unique (org_id, previous_id),
-    foreign key (org_id, previous_id) references public.proposals (org_id, id),
-    foreign key (org_id, client_id) references public.clients (org_id, id),
-    foreign key (org_id, lead_id) references public.leads (org_id, id),
+    foreign key (org_id, previous_id) references public.proposals (org_id, id) deferrable,
+    foreign key (org_id, client_id) references public.clients (org_id, id) deferrable,
+    foreign key (org_id, lead_id) references public.leads (org_id, id) deferrable,
     constraint proposals_party_check check (num_nonnulls(client_id, lead_id) > 0)
 );
 comment on table public.proposals is
@@ -95,7 +95,7 @@ create table public.proposal_items (
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
     foreign key (org_id, proposal_id) references public.proposals (org_id, id) on delete cascade,
-    foreign key (org_id, service_id) references public.services_catalog (org_id, id)
+    foreign key (org_id, service_id) references public.services_catalog (org_id, id) deferrable
 );
 comment on table public.proposal_items is
     '[growth] What a proposal offers: services of the catalogue. Locked with the proposal.';
@@ -159,7 +159,7 @@ comment on column public.upsell_alerts.included is 'Hours or GB the contract inc
 
 alter table public.contracts
 add constraint contracts_proposal_fkey
-foreign key (org_id, proposal_id) references public.proposals (org_id, id);
+foreign key (org_id, proposal_id) references public.proposals (org_id, id) deferrable;
 comment on constraint contracts_proposal_fkey on public.contracts is
     'The accepted proposal the contract came from; the table is older than proposals.';
 

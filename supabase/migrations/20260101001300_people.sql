@@ -65,7 +65,7 @@ create table public.job_applications (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
-    foreign key (org_id, job_id) references public.public_jobs (org_id, id)
+    foreign key (org_id, job_id) references public.public_jobs (org_id, id) deferrable
 );
 comment on table public.job_applications is
     '[people] Applications, one per job and e-mail. Visitors write through submit_application; '
@@ -101,7 +101,7 @@ create table public.training_gaps (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
-    foreign key (org_id, playbook_id) references public.playbooks (org_id, id),
+    foreign key (org_id, playbook_id) references public.playbooks (org_id, id) deferrable,
     constraint training_gaps_solved_check check ((status = 'solved') = (solved_at is not null)),
     constraint training_gaps_period_check check (solved_at >= detected_at)
 );

@@ -36,7 +36,7 @@ create table public.legal_docs (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
-    foreign key (org_id, contract_id) references public.contracts (org_id, id)
+    foreign key (org_id, contract_id) references public.contracts (org_id, id) deferrable
 );
 comment on table public.legal_docs is
     '[legal] Legal documents and their current file. Another file_path is a new version; earlier '

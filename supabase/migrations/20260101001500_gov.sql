@@ -44,7 +44,7 @@ create table public.policy_versions (
     primary key (org_id, id),
     unique (org_id, policy_id, version),
     unique (org_id, policy_id, version, content_hash),
-    foreign key (org_id, policy_id) references public.policies (org_id, id)
+    foreign key (org_id, policy_id) references public.policies (org_id, id) deferrable
 );
 comment on table public.policy_versions is
     '[gov] Texts of a policy, counted from 1; the highest is current. Written by publish_policy '
@@ -67,7 +67,7 @@ create table public.policy_acceptances (
     primary key (org_id, id),
     unique (org_id, policy_id, version, user_id),
     foreign key (org_id, policy_id, version, content_hash)
-    references public.policy_versions (org_id, policy_id, version, content_hash)
+    references public.policy_versions (org_id, policy_id, version, content_hash) deferrable
 );
 comment on table public.policy_acceptances is
     '[gov] Evidence: who accepted which version of a policy, the text''s hash, from where and '

@@ -131,3 +131,36 @@ def test_an_analyst_can_run_the_queries_of_the_guide(seeded: Connection, query: 
         with as_analyst(seeded, login):
             orgs = seeded.execute("select count(distinct org_id) from contracts").fetchone()
     assert orgs == (1,)
+
+
+def test_an_organisation_can_be_deleted_whole_and_leaves_the_other_untouched(
+    seeded: Connection,
+) -> None:
+    tables = [
+        row[0]
+        for row in seeded.execute(
+            "select table_name from app.protected_tables where table_name not in ('audit_log', 'audit_seals')"
+        )
+    ]
+
+    def held() -> dict[str, dict[UUID, int]]:
+        return {
+            table: dict(
+                seeded.execute(f"select org_id, count(*) from {table} group by 1").fetchall()
+            )
+            for table in tables
+        }
+
+    with seeded.transaction(force_rollback=True):
+        before = held()
+        row = seeded.execute("select id from organizations where slug = 'vigia'").fetchone()
+        assert row is not None
+        # Keys between its tables are deferrable for this: the cascade takes them in no useful order.
+        seeded.execute("set constraints all deferred")
+        seeded.execute("delete from organizations where id = %s", row)
+        seeded.execute("set constraints all immediate")
+        after = held()
+    gone = row[0]
+    assert sum(gone in counts for counts in before.values()) > 40
+    for table, counts in before.items():
+        assert after[table] == {org: n for org, n in counts.items() if org != gone}, table
