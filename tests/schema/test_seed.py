@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from nessos.settings import ROOT
-from tests.people import Connection, as_analyst
+from tests.people import Connection, as_analyst, refused
 
 QUERIES = re.findall(
     r"^```sql\n(.*?)^```",
@@ -120,9 +120,7 @@ def test_an_analyst_can_run_the_queries_of_the_guide(seeded: Connection, query: 
     with seeded.transaction(force_rollback=True):
         seeded.execute(f"create role {login} login in role analyst")
         seeded.execute(
-            "insert into app.analyst_grants (login, org_id)"
-            " select %s, id from organizations where slug = 'vigia'",
-            (login,),
+            "select app.grant_analyst(%s, id) from organizations where slug = 'vigia'", (login,)
         )
         seeded.execute("select app.rollup_events()")
         with as_analyst(seeded, login):
@@ -164,3 +162,20 @@ def test_an_organisation_can_be_deleted_whole_and_leaves_the_other_untouched(
     assert sum(gone in counts for counts in before.values()) > 40
     for table, counts in before.items():
         assert after[table] == {org: n for org, n in counts.items() if org != gone}, table
+
+
+def test_an_analysts_login_is_read_only_and_its_queries_end(seeded: Connection) -> None:
+    with seeded.transaction(force_rollback=True):
+        seeded.execute("create role analyst_new login in role analyst")
+        seeded.execute("select app.grant_analyst('analyst_new', id) from organizations limit 1")
+        row = seeded.execute(
+            "select setconfig from pg_db_role_setting where setrole = 'analyst_new'::regrole"
+        ).fetchone()
+    assert row is not None
+    assert sorted(row[0]) == ["default_transaction_read_only=on", "statement_timeout=60s"]
+
+
+@pytest.mark.parametrize("login", ["nobody_here", "service_role", "postgres"])
+def test_only_logins_of_the_group_are_granted_to_analysts(seeded: Connection, login: str) -> None:
+    with refused("bad_input", seeded):
+        seeded.execute("select app.grant_analyst(%s, id) from organizations limit 1", (login,))
