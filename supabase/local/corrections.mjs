@@ -1,5 +1,5 @@
-// Corrections to the pinned @supabase/lite, made to its text while it is loaded: where our composite
-// keys (org_id, x_id) meet embeds, it answers otherwise than PostgREST. Another release has another
+// Corrections to the pinned @supabase/lite, made to its text while it is loaded: where it answers
+// otherwise than PostgREST, above all where composite keys (org_id, x_id) meet embeds. Another release has another
 // text; then loading fails, and each correction is looked at anew. Import this before the library.
 import { register } from "node:module";
 import { isMainThread } from "node:worker_threads";
@@ -27,6 +27,12 @@ const corrections = [
     to: "c=t.primary_keys?.find(f=>f.table===n);" +
       "if(t.unique_constraints?.some(f=>f.table===n&&f.columns.length===l.length&&" +
       "l.every(k=>f.columns.includes(k))))return true;if(!c?.columns?.length)return false;",
+  },
+  {
+    // JSON arguments of functions were written as JSON twice, once here and once by the driver, and
+    // arrived as a text.
+    from: 'function ao(t){return t==null||typeof t=="string"?t:JSON.stringify(t)}',
+    to: "function ao(t){return t}",
   },
 ];
 
