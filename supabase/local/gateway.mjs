@@ -6,7 +6,6 @@ import { createServer } from "node:http";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Readable } from "node:stream";
 import postgres from "postgres";
-import { withHints } from "./embeds.mjs";
 import "./corrections.mjs";
 
 const { App } = await import("@supabase/lite");
@@ -158,7 +157,6 @@ async function build() {
   return {
     app,
     owner,
-    schema,
     close: () => Promise.allSettled([owner, rest].map((one) => one.driver.end({ timeout: 10 }))),
   };
 }
@@ -271,10 +269,9 @@ async function answer(request, url, headers) {
       throw new Refusal(502, "functions_down", "The functions server does not answer.");
     });
   }
-  const address = path.startsWith("/rest/v1/") ? withHints(url, current.schema) : url;
   const response = await incoming.run(
     { method: request.method, path: path.replace("/rest/v1", ""), headers },
-    () => current.app.fetch(new Request(address, init), { peerAddress: null }),
+    () => current.app.fetch(new Request(url, init), { peerAddress: null }),
   );
   return path.startsWith("/auth/v1/") ? await withMetadata(response) : response;
 }

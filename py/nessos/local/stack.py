@@ -161,7 +161,7 @@ class Stack:
                 raise StackError("the stack is just starting", "try again in a moment")
             supervisor.terminate()
             deadline = time.monotonic() + 60
-            while processes.is_locked(self.home):
+            while processes.is_locked(self.home) or state.supervisor.process():
                 if time.monotonic() > deadline:
                     raise StackError(
                         f"the stack (process {supervisor.pid}) does not stop",
