@@ -357,8 +357,10 @@ set search_path = ''
 as $$
 begin
     return left(
-        coalesce(nullif(current_setting('app.request_id', true), ''),
-            app.request_header('x-request-id')), 100
+        coalesce(
+            nullif(current_setting('app.request_id', true), ''),
+            nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-request-id'
+        ), 100
     );
 end;
 $$;

@@ -197,26 +197,6 @@ comment on function app.drop_event_partitions(date) is
 
 -- Functions: recording
 
-create function app.actor_kind(org uuid) returns text
-language sql
-stable
-security definer
-set search_path = ''
-as $$
-    select case
-        when app.claims() is null or app.claims() ->> 'role' = 'service_role' then 'system'
-        when app.agent_id() is not null then 'agent'
-        when auth.uid() is null then 'visitor'
-        when exists (
-            select from public.memberships as m
-            where m.org_id = org and m.user_id = auth.uid() and m.role = 'client'
-        ) then 'client'
-        else 'user'
-    end
-$$;
-comment on function app.actor_kind(uuid) is
-    'Who acts in this request: user, client, agent, system or visitor.';
-
 create function app.record_event(
     org uuid,
     module text,
@@ -233,23 +213,32 @@ as $$
 declare
     v_id uuid := gen_random_uuid();
     v_claims jsonb := app.claims();
-    v_actor_kind text := 'system';
-    v_actor uuid;
+    v_agent uuid;
+    v_person uuid;
+    v_known record;
     v_subscription record;
 begin
-    if not exists (
-        select from app.event_types as t
-        where t.module = record_event.module and t.event_type = record_event.event_type
-    ) then
+    if v_claims is not null then
+        v_agent := (v_claims #>> '{app_metadata,agent_id}')::uuid; -- as app.agent_id
+        v_person := auth.uid();
+    end if;
+    -- This runs for every row written: claims are read once, all lookups are one statement.
+    select
+        coalesce(o.time_zone, 'America/Sao_Paulo') as time_zone, m.role as person_role,
+        exists (
+            select from public.event_subscriptions as s where s.org_id = org and s.is_active
+        ) as has_subscriptions
+    into v_known
+    from app.event_types as t
+    left join public.organizations as o on o.id = org
+    left join public.memberships as m on m.org_id = org and m.user_id = v_person
+    where t.module = record_event.module and t.event_type = record_event.event_type;
+    if not found then
         perform app.raise_error(
             'event_type_unknown', format('%s %s is not in the catalogue.', record_event.module,
                 record_event.event_type),
             'Add it to app.event_types in the module''s migration.'
         );
-    end if;
-    if v_claims is not null then
-        v_actor_kind := app.actor_kind(org);
-        v_actor := coalesce(app.agent_id(), auth.uid());
     end if;
     insert into public.module_events (
         org_id, id, module, event_type, entity_type, entity_id, actor_id, actor_kind, payload,
@@ -257,10 +246,21 @@ begin
     ) values (
         org, v_id, record_event.module, record_event.event_type, record_event.entity_type,
             record_event.entity_id,
-        v_actor, v_actor_kind, record_event.payload, app.request_id(),
+        coalesce(v_agent, v_person),
+        case
+            when v_claims is null or v_claims ->> 'role' = 'service_role' then 'system'
+            when v_agent is not null then 'agent'
+            when v_person is null then 'visitor'
+            when v_known.person_role = 'client' then 'client'
+            else 'user'
+        end,
+        record_event.payload, app.request_id(),
         nullif(current_setting('app.causation_id', true), '')::uuid, record_event.occurred_at,
-        (record_event.occurred_at at time zone app.org_time_zone(org))::date
+        (record_event.occurred_at at time zone v_known.time_zone)::date
     );
+    if not v_known.has_subscriptions then
+        return v_id;
+    end if;
     for v_subscription in
         select s.id, s.handler from public.event_subscriptions as s
         where
@@ -290,7 +290,6 @@ declare
     v_entity text := tg_argv[1];
     v_state text := nullif(tg_argv[2], '');
     v_old jsonb;
-    v_new jsonb;
     v_row jsonb;
     v_change text;
     v_payload jsonb := '{}';
