@@ -50,7 +50,7 @@ CNPJ, CPF = "11222333000181", "52998224725"
 SERIES = {"IPCA": "433", "IGPM": "189", "INPC": "188"}
 
 
-def one(db: Connection, query: str, *parameters: object) -> Any:  # noqa: ANN401
+def one(db: Connection, query: str, *parameters: object) -> Any:
     """Give the one row of a query, or its one value."""
     row = db.execute(query, parameters or None).fetchone()
     assert row

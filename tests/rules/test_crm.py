@@ -35,7 +35,7 @@ def submit(db: Connection, **fields: object) -> UUID:
     return UUID(row[0]["receipt"])
 
 
-def stored(db: Connection, org: Org, columns: str = "count(*)") -> Any:  # noqa: ANN401
+def stored(db: Connection, org: Org, columns: str = "count(*)") -> Any:
     """Give these columns of the organisation's one lead, or of their aggregate."""
     row = db.execute(f"select {columns} from public.leads where org_id = %s", (org.org,)).fetchone()
     return row if row and len(row) > 1 else row and row[0]

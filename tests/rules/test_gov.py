@@ -30,7 +30,7 @@ STAFF = ("owner", "admin", "director", "sales", "ops", "finance", "legal", "peop
 TEXT = "# Política\n\nNão compartilhe senhas."
 
 
-def one(db: Connection, query: str, *parameters: object) -> Any:  # noqa: ANN401 - a cell
+def one(db: Connection, query: str, *parameters: object) -> Any:
     row = db.execute(query, parameters).fetchone()
     return row[0] if row and len(row) == 1 else row
 

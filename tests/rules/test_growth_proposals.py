@@ -105,7 +105,7 @@ def sent(db: Connection, org: Org, *, lead: UUID | None = None, price: float = 5
     return proposal
 
 
-def column(db: Connection, name: str, proposal: object) -> Any:  # noqa: ANN401 (whatever it holds)
+def column(db: Connection, name: str, proposal: object) -> Any:
     return one(db, f"select {name} from public.proposals where id = %s", proposal)
 
 

@@ -22,7 +22,7 @@ from tests.people import (
 )
 
 
-def one(db: Connection, query: str, *values: object) -> Any:  # noqa: ANN401 (whatever the column holds)
+def one(db: Connection, query: str, *values: object) -> Any:
     """Return the first column of the only row."""
     row = db.execute(query, values).fetchone()
     assert row is not None, f"no row: {query}"

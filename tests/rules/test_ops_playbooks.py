@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 Number = Decimal | int
 
 
-def one(db: Connection, query: str, *values: object) -> Any:  # noqa: ANN401 (as stored)
+def one(db: Connection, query: str, *values: object) -> Any:
     """Give the one value (or the one row) a statement returns."""
     row = db.execute(query, values).fetchone()
     assert row is not None

@@ -36,7 +36,7 @@ FORWARD = {
 CV = "{org}/0b0e6a52-4c5e-4a68-9d1e-0f3a5cf0a001.pdf"
 
 
-def one(db: Connection, query: str, *parameters: object) -> Any:  # noqa: ANN401 - a cell
+def one(db: Connection, query: str, *parameters: object) -> Any:
     row = db.execute(query, parameters).fetchone()
     return row[0] if row and len(row) == 1 else row
 
@@ -65,7 +65,7 @@ def add_job(db: Connection, org: Org, slug: str = "analista-soc", *, is_open: bo
     return job
 
 
-def apply(db: Connection, org: Org, job: str = "analista-soc", **fields: object) -> Any:  # noqa: ANN401
+def apply(db: Connection, org: Org, job: str = "analista-soc", **fields: object) -> Any:
     fields = {"name": "Ana Lima", "email": "ana@exemplo.com", "consent": True} | fields
     named = ", ".join(f"{name} => %({name})s" for name in fields)
     row = db.execute(
