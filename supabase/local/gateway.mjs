@@ -154,10 +154,27 @@ async function build() {
   const schema = await owner.introspect();
   if (schema.tables.length === 0) throw new Error("the schema of the database cannot be read");
   await rest.driver`select 1`;
+  const close = () =>
+    Promise.allSettled([owner, rest].map((one) => one.driver.end({ timeout: 10 })));
+  let pending = 0;
+  let isRetired = false;
   return {
-    app,
     owner,
-    close: () => Promise.allSettled([owner, rest].map((one) => one.driver.end({ timeout: 10 }))),
+    close,
+    async fetch(request) {
+      pending += 1;
+      try {
+        return await app.fetch(request, { peerAddress: null });
+      } finally {
+        pending -= 1;
+        if (isRetired && pending === 0) void close();
+      }
+    },
+    // A statement that waits for its connection while that is being closed is never answered.
+    retire() {
+      isRetired = true;
+      if (pending === 0) void close();
+    },
   };
 }
 
@@ -182,7 +199,7 @@ function reload() {
     const old = current;
     current = await build();
     console.log("schema reloaded");
-    void old.close();
+    old.retire();
   }).catch((error) => console.error("schema not reloaded:", firstLine(error)));
   return reloading;
 }
@@ -271,7 +288,7 @@ async function answer(request, url, headers) {
   }
   const response = await incoming.run(
     { method: request.method, path: path.replace("/rest/v1", ""), headers },
-    () => current.app.fetch(new Request(url, init), { peerAddress: null }),
+    () => current.fetch(new Request(url, init)),
   );
   return path.startsWith("/auth/v1/") ? await withMetadata(response) : response;
 }
