@@ -13,7 +13,7 @@ import pytest
 from nessos.local import postgres
 from nessos.settings import ROOT
 from tests import people
-from tests.cluster import RUN_FOLDER_VARIABLE, Server, end_run, new_run_folder
+from tests.cluster import Server, end_run, new_run_folder
 from tests.people import WORLD, Connection, World
 from tests.world import create_world
 
@@ -28,15 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Own the run's folder, unless we are a worker of somebody who does."""
-    config.nessos_run_folder = None if hasattr(config, "workerinput") else new_run_folder()  # type: ignore[attr-defined]
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what this run started."""
-    if folder := getattr(config, "nessos_run_folder", None):
-        end_run(folder)
+@pytest.fixture(scope="session")
+def run_folder() -> Iterator[Path]:
+    """The folder of this process's servers, which are stopped at its end."""
+    folder = new_run_folder()
+    yield folder
+    end_run(folder)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -51,9 +48,9 @@ def pg_version(request: pytest.FixtureRequest) -> Literal[16, 18]:
 
 
 @pytest.fixture(scope="session")
-def server(pg_version: Literal[16, 18]) -> Server:
-    """The run's Postgres server."""
-    return Server(Path(os.environ[RUN_FOLDER_VARIABLE]), pg_version)
+def server(run_folder: Path, pg_version: Literal[16, 18]) -> Server:
+    """This process's Postgres server."""
+    return Server(run_folder, pg_version)
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +70,8 @@ def world_template(server: Server, template: str) -> str:
 
 def clone_of(server: Server, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Give the address of a copy of a template, named after who asked."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     asker = re.sub(r"\W+", "_", request.node.name.lower())[-30:]
-    with server.clone(template, f"t_{worker}_{next(_numbers)}_{asker}") as url:
+    with server.clone(template, f"t_{next(_numbers)}_{asker}") as url:
         yield url
 
 
