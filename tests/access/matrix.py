@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from tests.access.actors import A, Actor, B
-from tests.access.rows import Place, Rows, Table
+from tests.access.rows import HINTS, Place, Rows, Table
 from tests.people import Connection
 
 EXCEPTIONS: dict[str, dict[str, Any]] = tomllib.loads(
@@ -196,8 +196,6 @@ class Matrix:
         """Make the rows of place `mine` about the actor, wherever they are about a person."""
         if actor.kind != "member" or actor.org != A.org:
             return
-        from tests.access.rows import HINTS  # noqa: PLC0415
-
         for name, table in self.rows.tables.items():
             made = self.rows.made.get((name, MINE.name))
             hinted = HINTS.get(table.name.removeprefix("public."), {})
