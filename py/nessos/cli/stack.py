@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import time
-from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,7 +196,9 @@ def _welcome(stack: Stack) -> None:
 
 
 def _amount(value: object, unit: str) -> str:
-    return f"{Decimal(str(value)):,.{0 if unit == 'count' else 2}f}"
+    if not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return f"{value:,.{0 if unit == 'count' else 2}f}"
 
 
 def _show_dashboard(company: str, summary: MutableMapping[str, Any]) -> None:

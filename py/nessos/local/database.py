@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.rows import tuple_row
 
+from nessos.db import connect
 from nessos.errors import DatabaseError, StackError, from_psycopg
 from nessos.jobs import queue
 from nessos.settings import ROOT
@@ -141,9 +142,11 @@ def push(url: str, *, dry_run: bool = False) -> str:
         DatabaseError: A statement failed; its line is in the message.
         StackError: The Supabase CLI is missing.
     """
-    said = supabase("db", "push", *(["--dry-run"] if dry_run else []), url=url)
-    done = queue.install(url, dry_run=dry_run)
-    return f"{said.strip()}\n{done}".strip()
+    before = _pending(url)
+    supabase("db", "push", *(["--dry-run"] if dry_run else []), url=url)
+    verb = "to be applied" if dry_run else "applied"
+    lines = [f"{name} {verb}" for name in before] or ["migrations are current"]
+    return "\n".join([*lines, queue.install(url, dry_run=dry_run)])
 
 
 def supabase(*args: str, url: str) -> str:
@@ -202,6 +205,12 @@ def seed(url: str) -> bool:
     except psycopg.Error as error:
         raise from_psycopg(error) from error
     return True
+
+
+def _pending(url: str) -> list[str]:
+    with connect(url) as connection:
+        applied = applied_migrations(connection)
+    return [file.name for version, file in migration_files().items() if version not in applied]
 
 
 def _run_tool(command: list[str], failure: str, **environment: str) -> str:
