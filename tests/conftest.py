@@ -1,7 +1,6 @@
 """Fixtures: the run's Postgres, a fresh copy of the database per module, and a world of two organisations in it."""
 
 import itertools
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
