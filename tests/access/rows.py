@@ -131,11 +131,17 @@ class Rows:
         self.made: dict[tuple[str, str], dict[str, Any]] = {}
 
     def fill(self, place: Place) -> None:
-        """Make one row of every tenant table for this place, with triggers off."""
+        """Make one row of every tenant table for this place, and one of every other table that has none."""
         for name, table in self.tables.items():
-            if "org_id" not in table.columns or (name, place.name) in self.made:
+            if (name, place.name) in self.made or not (
+                "org_id" in table.columns or self._is_empty(table)
+            ):
                 continue
             self.insert(table, self.values(table, place), place)
+
+    def _is_empty(self, table: Table) -> bool:
+        query = sql.SQL("select not exists (select from {})").format(table.identifier)
+        return self.db.execute(query).fetchone() == (True,)
 
     def insert(self, table: Table, values: dict[str, Any], place: Place) -> dict[str, Any]:
         """Insert one row as the owner with triggers off, and remember it for the place."""

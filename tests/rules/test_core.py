@@ -623,7 +623,7 @@ def seal(db: Connection) -> int:
     """Seal until nothing is left: transactions of other databases of the server hold the watermark back for a while."""
     sealed, deadline = 0, time.monotonic() + 30
     while time.monotonic() < deadline:
-        sealed += one(db, "select app.seal_audit_log()")
+        sealed += int(one(db, "select app.seal_audit_log()"))
         if one(db, "select count(*) from public.audit_log") == one(
             db, "select count(*) from public.audit_seals"
         ):
