@@ -34,6 +34,13 @@ const corrections = [
     from: 'function ao(t){return t==null||typeof t=="string"?t:JSON.stringify(t)}',
     to: "function ao(t){return t}",
   },
+  {
+    // REST verifies the token itself; the look at Auth's tables before it was a second verification
+    // and two statements per request whose outcome nobody used.
+    from:
+      '.pathname.startsWith("/storage/v1/")){await n();return}if(!e.var.userId||!e.var.sessionId)',
+    to: '.pathname.startsWith("/rest/v1/")){await n();return}if(!e.var.userId||!e.var.sessionId)',
+  },
 ];
 
 if (isMainThread) register(import.meta.url);
