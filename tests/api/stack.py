@@ -1,7 +1,6 @@
 """The running stack of the API tests: the real gateway on a clone of the database, and its callers."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -95,24 +94,27 @@ class Api:
         ).execute()
         return Company(self, UUID(row.data["id"]), row.data["slug"], owner)
 
-    def node(self, script: str | Path, **values: object) -> dict[str, Any]:
-        """Run a script with supabase-js; its last line of output is JSON."""
+    def run_script(self, script: Path | str) -> str:
+        """Run JavaScript, a file or a text, that uses supabase-js; gives what it printed."""
+        text = script if isinstance(script, str) else None
         done = subprocess.run(
-            [database.node(), f"--import={(HERE / 'browser.mjs').as_uri()}", str(script)],
+            [
+                database.node(),
+                f"--import={(HERE / 'browser.mjs').as_uri()}",
+                *([str(script)] if text is None else ["--input-type=module", "-"]),
+            ],
             check=False,
             capture_output=True,
             text=True,
+            input=text,
             cwd=ROOT,
             timeout=60,
             env=database.tool_environment(
-                SUPABASE_URL=self.url,
-                SUPABASE_PUBLISHABLE_KEY=self.publishable_key,
-                **{name.upper(): str(value) for name, value in values.items()},
+                SUPABASE_URL=self.url, SUPABASE_PUBLISHABLE_KEY=self.publishable_key
             ),
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return answer
+        return done.stdout
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,15 @@ def test_the_limit_ends_with_its_window(api: Api, company: Company) -> None:
     assert len(stored(company)) == 6
 
 
+def test_refused_leads_do_not_use_up_the_limit(api: Api, company: Company) -> None:
+    visitor = api.visitor()
+    for _ in range(6):
+        with refused("lead_consent_required"):
+            visitor.rpc("submit_lead", lead_of(company, consent=False)).execute()
+    visitor.rpc("submit_lead", lead_of(company)).execute()
+    assert len(stored(company)) == 1
+
+
 def test_the_trap_for_robots_answers_and_stores_nothing(api: Api, company: Company) -> None:
     answer = (
         api.visitor().rpc("submit_lead", lead_of(company, website="https://spam.test")).execute()
