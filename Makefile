@@ -12,7 +12,7 @@ RUNTIME := .venv/.runtime-$(call fingerprint,constraints.txt pyproject.toml)
 DEV := .venv/.dev-$(call fingerprint,constraints.txt pyproject.toml)
 NODE := node_modules/.npm-$(call fingerprint,package-lock.json)
 
-.PHONY: help up down check test bench install install-dev format
+.PHONY: help up down check test bench reference install install-dev format
 
 help:
 	@echo "make up      install what is missing, start everything, print addresses and logins"
@@ -20,6 +20,7 @@ help:
 	@echo "make check   lint, types, format"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make bench   measure the budgets side by side"
+	@echo "make reference  write the generated pages, types and models"
 	@echo "make format  let the formatters have their way"
 
 up: install
@@ -60,8 +61,8 @@ $(NODE):
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-SCRIPTS := supabase/functions supabase/local
-SQL := supabase/migrations $(wildcard supabase/seed.sql) supabase/local/platform.sql py/nessos/checks
+SCRIPTS := supabase/functions supabase/local tests/api
+SQL := supabase/migrations $(wildcard supabase/seed.sql) supabase/local/platform.sql py/nessos/checks py/nessos/reference.sql
 
 check: install-dev
 	$(BIN)/ruff check .
@@ -79,6 +80,11 @@ format: install-dev
 
 test: install-dev
 	$(BIN)/pytest
+	$(BIN)/pytest --pg=16 tests/rules tests/access tests/schema
+
+# Data dictionary, CLI reference, types and models, from the migrations as they stand.
+reference: install-dev
+	$(BIN)/python -m nessos.reference
 
 bench: install-dev
 	$(BIN)/python -m bench

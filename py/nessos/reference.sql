@@ -1,3 +1,4 @@
+-- noqa: disable=ST06
 -- What the data dictionary shows; each query is named by the line above it and gives its columns in
 -- the order they are printed.
 
@@ -13,9 +14,10 @@ select
         order by position(k.contype::text in 'pufc'), k.conname
     ) as keys
 from pg_class as c
-left join pg_description as d on d.objoid = c.oid and d.objsubid = 0 and d.classoid = 'pg_class'::regclass
+left join pg_description as d
+    on c.oid = d.objoid and d.objsubid = 0 and d.classoid = 'pg_class'::regclass
 where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v')
-order by module, c.relname
+order by module, c.relname;
 
 -- columns
 select
@@ -26,10 +28,10 @@ select
     pg_get_expr(f.adbin, f.adrelid) as default_value,
     col_description(c.oid, a.attnum) as comment
 from pg_class as c
-inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-left join pg_attrdef as f on f.adrelid = c.oid and f.adnum = a.attnum
+inner join pg_attribute as a on c.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+left join pg_attrdef as f on c.oid = f.adrelid and a.attnum = f.adnum
 where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v')
-order by c.relname, a.attnum
+order by c.relname, a.attnum;
 
 -- functions
 select
@@ -45,7 +47,7 @@ select
     obj_description(p.oid, 'pg_proc') as comment
 from pg_proc as p
 where p.pronamespace = 'public'::regnamespace
-order by p.proname, 1
+order by p.proname, pg_get_function_arguments(p.oid);
 
 -- events
 select
@@ -54,7 +56,7 @@ select
     array_to_string(t.payload_keys, ', ') as payload,
     t.description
 from app.event_types as t
-order by t.module, t.event_type
+order by t.module, t.event_type;
 
 -- errors
 select
@@ -62,7 +64,7 @@ select
     e.http,
     e.meaning
 from app.error_keys as e
-order by e.key
+order by e.key;
 
 -- moves
 select
@@ -71,7 +73,7 @@ select
     string_agg(m.to_state, ', ' order by m.to_state) as to_states
 from app.allowed_moves as m
 group by m.machine, m.from_state
-order by m.machine, m.from_state
+order by m.machine, m.from_state;
 
 -- settings
 select
@@ -83,19 +85,18 @@ select
     s.default_value,
     s.description
 from app.setting_definitions as s
-order by s.key
+order by s.key;
 
 -- matrix
 select
     p.module,
-    string_agg(p.role, ', ' order by r.rank desc, p.role) filter (where p.read_scope = 'all') as read_all,
-    string_agg(p.role, ', ' order by r.rank desc, p.role) filter (where p.read_scope = 'own') as read_own,
-    string_agg(p.role, ', ' order by r.rank desc, p.role) filter (where p.write_scope = 'all') as write_all,
-    string_agg(p.role, ', ' order by r.rank desc, p.role) filter (where p.write_scope = 'own') as write_own
+    string_agg(p.role, ', ' order by p.role) filter (where p.read_scope = 'all') as read_all,
+    string_agg(p.role, ', ' order by p.role) filter (where p.read_scope = 'own') as read_own,
+    string_agg(p.role, ', ' order by p.role) filter (where p.write_scope = 'all') as write_all,
+    string_agg(p.role, ', ' order by p.role) filter (where p.write_scope = 'own') as write_own
 from public.role_permissions as p
-inner join public.roles as r on r.role = p.role
 group by p.module
-order by p.module
+order by p.module;
 
 -- indices
 select
@@ -105,4 +106,4 @@ select
     i.version,
     i.description
 from public.index_definitions as i
-order by i.index_key
+order by i.index_key;
