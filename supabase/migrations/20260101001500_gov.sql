@@ -470,10 +470,13 @@ select app.protect_table('public.policy_versions', 'gov', null, '{select}');
 select app.protect_table('public.policy_acceptances', 'gov', 'user_id', '{}');
 create policy policy_acceptances_select on public.policy_acceptances for select to authenticated
 using (
-    org_id = any((select app.org_ids('gov', 'write'))::uuid[])
-    or (
-        org_id = any((select app.own_org_ids('gov', 'write'))::uuid[])
-        and user_id = (select auth.uid())
+    org_id = any((select app.caller_org_ids())::uuid[])
+    and (
+        org_id = any((select app.org_ids('gov', 'write'))::uuid[])
+        or (
+            org_id = any((select app.own_org_ids('gov', 'write'))::uuid[])
+            and user_id = (select auth.uid())
+        )
     )
 );
 grant select on public.policy_acceptances to authenticated;

@@ -223,12 +223,13 @@ def policy_forms(action: str) -> dict[str, re.Pattern[str]]:
     """Return the allowed forms of access.md for an action, read or write."""
     orgs = "(org_id = any ((select app.{0}('MODULE', '" + action + "') as {0})::uuid[]))"
     tenant, own = orgs.format("org_ids"), orgs.format("own_org_ids")
+    caller = "(org_id = any ((select app.caller_org_ids() as caller_org_ids)::uuid[]))"
     person = "(COLUMN = (select auth.uid() as uid))"
     portal = "(COLUMN = any ((select app.client_ids() as client_ids)::uuid[]))"
     texts = {
         "tenant": tenant,
-        "own": f"({tenant} or ({own} and {person}))",
-        "portal": f"({tenant} or ({own} and {portal}))",
+        "own": f"({caller} and ({tenant} or ({own} and {person})))",
+        "portal": f"({caller} and ({tenant} or ({own} and {portal})))",
     }
     return {
         name: re.compile(

@@ -79,9 +79,15 @@ OFFENCES: dict[str, list[str]] = {
             "org_id = any ((select app.org_ids('core', 'write'))::uuid[])",
             "org_id = any ((select app.own_org_ids('core', 'read'))::uuid[])",
             "id = (select auth.uid()) or org_id = any ((select app.org_ids('core', 'read'))::uuid[])",
+            "org_id = any ((select app.caller_org_ids())::uuid[])",
             (
-                "org_id = any ((select app.org_ids('fin', 'read'))::uuid[]) or"
+                "org_id = any ((select app.org_ids('crm', 'read'))::uuid[]) or"
                 " (org_id = any ((select app.own_org_ids('crm', 'read'))::uuid[]) and id = (select auth.uid()))"
+            ),
+            (
+                "org_id = any ((select app.caller_org_ids())::uuid[]) and"
+                " (org_id = any ((select app.org_ids('fin', 'read'))::uuid[]) or"
+                " (org_id = any ((select app.own_org_ids('crm', 'read'))::uuid[]) and id = (select auth.uid())))"
             ),
         )
     ]
