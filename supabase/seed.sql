@@ -575,7 +575,7 @@ begin
     for v_month in select month::date from generate_series(v_start, app.month_start(v_today),
         interval '1 month') as month loop
         perform pg_temp.clock(least((v_month + interval '1 month' - interval '1 day')::date,
-            v_today), '20:00');
+            v_today - 1), '20:00');
         perform public.sync_performance_metrics(org, v_month);
         update public.performance_metrics as m set
             cloud_cost = round(pg_temp.between_of(m.contract_id || 'cloud' || v_month, 100,

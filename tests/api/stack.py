@@ -100,7 +100,6 @@ class Api:
         done = subprocess.run(
             [
                 database.node(),
-                f"--import={(HERE / 'browser.mjs').as_uri()}",
                 *([str(script)] if text is None else ["--input-type=module", "-"]),
             ],
             check=False,
