@@ -230,7 +230,7 @@ def test_an_outsider_learns_and_spends_nothing_by_the_helpers(db: Connection, wo
             *(world.a.org, contract) * 2,
         )
         assert answer == (None, None)
-        with refused("not_allowed"):
+        with denied():
             db.execute("select app.next_number(%s, 'contract', 'CTR')", (world.a.org,))
 
 
