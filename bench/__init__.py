@@ -1,0 +1,1 @@
+"""Side-by-side measurements of the budgets of ness.OS: `python -m bench`."""
