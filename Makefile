@@ -67,7 +67,7 @@ SQL := supabase/migrations $(wildcard supabase/seed.sql) supabase/local/platform
 check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy py tests
+	$(BIN)/mypy py tests bench
 	$(BIN)/sqlfluff lint --processes 2 $(SQL)
 	$(BIN)/deno fmt --check --config supabase/functions/deno.json $(SCRIPTS)
 	$(BIN)/deno lint --config supabase/functions/deno.json $(SCRIPTS)
