@@ -3,7 +3,7 @@
 -- Depends on: a Supabase database (roles anon, authenticated, service_role; schema auth).
 -- Asked for by: architecture §4, access "The only policy forms", domain §3.
 
--- Schemas and default privileges: nothing is reachable until a migration grants it by name
+-- 0. Schemas and default privileges: nothing is reachable until a migration grants it by name
 
 create schema app;
 comment on schema app is
@@ -30,7 +30,7 @@ revoke create on schema public from public;
 grant usage on schema public to anon, authenticated, service_role, analyst;
 grant usage on schema app to anon, authenticated, service_role, analyst;
 
--- Tables
+-- 1. Tables
 
 create table app.error_keys (
     key text primary key constraint error_keys_key_check check (key ~ '^[a-z][a-z0-9_]*$'),
@@ -62,7 +62,7 @@ comment on table app.rate_hits is
     'are removed on the next hit.';
 create index rate_hits_hit_at_idx on app.rate_hits (hit_at);
 
--- Functions: clock. What runs for every row or request is plpgsql here, also where it is one
+-- 2. Functions: clock. What runs for every row or request is plpgsql here, also where it is one
 -- expression: Postgres keeps its plan for the session, whereas an SQL function that cannot be
 -- inlined (a fixed search_path forbids it) is parsed and planned again by each statement.
 
@@ -88,7 +88,7 @@ set search_path = ''
 as $$ select pg_catalog.date_trunc('month', day::timestamp)::date $$;
 comment on function app.month_start(date) is 'First day of the month a day lies in.';
 
--- Functions: errors
+-- 2. Functions: errors
 
 create function app.raise_error(key text, detail text default null, hint text default null)
 returns void
@@ -113,7 +113,7 @@ comment on function app.raise_error(text, text, text) is
     'Raises a registered error: SQLSTATE PT + HTTP status, the key as message. The one way to '
     'refuse.';
 
--- Functions: state machines
+-- 2. Functions: state machines
 
 create function app.is_allowed_move(machine text, from_state text, to_state text) returns boolean
 language sql
@@ -158,7 +158,7 @@ comment on function app.guard_move() is
     'Trigger (entity, state column): refuses a move that app.allowed_moves does not list, as '
     '<entity>_move_refused.';
 
--- Functions: checks of text and documents
+-- 2. Functions: checks of text and documents
 
 create function app.normalize(value text) returns text
 language sql
@@ -312,7 +312,7 @@ set search_path = ''
 as $$ select app.is_valid_cpf(value) or app.is_valid_cnpj(value) $$;
 comment on function app.is_valid_document(text) is 'Whether a text is a bare CPF or CNPJ.';
 
--- Functions: the caller of a request
+-- 2. Functions: the caller of a request
 
 create function app.claims() returns jsonb
 language plpgsql
@@ -432,7 +432,7 @@ end;
 $$;
 comment on function app.touch() is 'Trigger: keeps updated_at.';
 
--- Access
+-- 5. Access
 
 alter table app.error_keys enable row level security;
 alter table app.allowed_moves enable row level security;
@@ -454,7 +454,7 @@ app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(te
 app.client_address()
 to anon, authenticated, service_role, analyst;
 
--- Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('bad_input', 400, 'An argument is missing, malformed or too long.'),

@@ -2,7 +2,7 @@
 -- Depends on: core.
 -- Asked for by: access.md, domain §3; matrix of the Somos document (2.1) and the ness.OS areas.
 
--- Tables
+-- 1. Tables
 
 create table app.setting_definitions (
     key text primary key,
@@ -185,7 +185,7 @@ comment on table app.protected_tables is
     '[core] What app.protect_table was called with: module and own column of each table, for '
     'tests and nessos doctor.';
 
--- Functions: settings and time of an organisation
+-- 2. Functions: settings and time of an organisation
 
 create function app.org_time_zone(org uuid) returns text
 language sql
@@ -265,8 +265,8 @@ $$;
 comment on function app.guard_organization() is
     'Trigger: a time zone must exist, settings must follow app.setting_definitions.';
 
--- Functions: what the caller may reach (the words of every policy; in plpgsql for the reason given
--- at app.now)
+-- 2. Functions: what the caller may reach (the words of every policy; in plpgsql for the reason
+-- given at app.now)
 
 create function app.caller_roles() returns table (org_id uuid, role text, client_id uuid,
     status text)
@@ -557,7 +557,7 @@ comment on function app.require_open(uuid, text) is
     'Raises organization_inactive or organization_suspended where the caller''s organisation does '
     'not take the act.';
 
--- Functions: guards that app.protect_table attaches
+-- 2. Functions: guards that app.protect_table attaches
 
 create function app.guard_keys() returns trigger
 language plpgsql
@@ -705,7 +705,7 @@ comment on function app.protect_table(regclass, text, name, text[]) is
     'grants, key guard, touch, analyst columns. own_column: null; client_id or id for the portal; '
     'else a person''s column.';
 
--- Triggers
+-- 3. Triggers
 
 create trigger organizations_10_guard
 before insert or update on public.organizations
@@ -715,7 +715,7 @@ create trigger profiles_90_touch
 before update on public.profiles
 for each row execute function app.touch();
 
--- Access
+-- 5. Access
 
 grant execute on function
 app.org_ids(text, text), app.own_org_ids(text, text), app.caller_org_ids(), app.client_ids(),
@@ -778,7 +778,7 @@ select app.protect_table('public.memberships', 'core', 'user_id', '{select}');
 select app.protect_table('public.invitations', 'admin', null, '{select}');
 select app.protect_table('public.org_role_permissions', 'admin', null);
 
--- Reference rows
+-- 6. Reference rows
 
 insert into public.roles (role, rank, title) values
 ('owner', 3, 'Proprietário'),

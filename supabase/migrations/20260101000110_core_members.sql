@@ -2,7 +2,7 @@
 -- Depends on: core, core_access.
 -- Asked for by: domain §3, access.md; issue "A company runs on it" §2.
 
--- Functions
+-- 2. Functions
 
 create function app.create_profile() returns trigger
 language plpgsql
@@ -601,7 +601,7 @@ comment on function public.list_members(uuid) is
     'Staff directory without rates, for choosing owners and managers. Staff of the organisation. '
     'Errors: not_found.';
 
--- Triggers
+-- 3. Triggers
 
 create trigger memberships_10_guard_owner_update
 before update of role on public.memberships
@@ -615,7 +615,7 @@ create trigger nessos_create_profile
 after insert on auth.users
 for each row execute function app.create_profile();
 
--- Access
+-- 5. Access
 
 grant execute on function
 app.create_organization(text, text, text, text, text),
@@ -632,7 +632,7 @@ public.set_member_role(uuid, uuid, text, uuid, numeric), public.remove_member(uu
 public.leave_organization(uuid), public.list_my_organizations(), public.list_members(uuid)
 to authenticated, service_role;
 
--- Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('last_owner', 409, 'The act would leave the organisation without an owner.'),

@@ -2,7 +2,7 @@
 -- Depends on: core, core_access.
 -- Asked for by: domain §3 (audit_log, api_keys); AuZap's immutable audit trail.
 
--- Tables
+-- 1. Tables
 
 create table public.audit_log (
     org_id uuid not null,
@@ -73,7 +73,7 @@ comment on column public.api_keys.key_hash is 'SHA-256 of the key that create_ap
 comment on column public.api_keys.key_prefix is 'First characters of the key, to tell keys apart.';
 create index api_keys_key_hash_idx on public.api_keys (key_hash);
 
--- Functions
+-- 2. Functions
 
 create function app.masked_columns(target oid) returns text[]
 language sql
@@ -326,7 +326,7 @@ as $$ select app.revoke_api_key(org, api_key) $$;
 comment on function public.revoke_api_key(uuid, uuid) is
     'Ends a key at once; again is no error. Owners and admins. Errors: not_allowed, not_found.';
 
--- Triggers
+-- 3. Triggers
 
 create trigger audit_log_10_append_only
 before update or delete or truncate on public.audit_log
@@ -356,7 +356,7 @@ create trigger api_keys_80_audit
 after insert or update or delete on public.api_keys
 for each row execute function app.audit_row();
 
--- Access
+-- 5. Access
 
 grant execute on function
 app.verify_audit_chain(uuid), app.create_api_key(uuid, text, text[], timestamptz, integer),

@@ -3,7 +3,7 @@
 -- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) at run time.
 -- Asked for by: ness-os-data-massa (module_events, event_aggregates), domain §4, architecture §4.4.
 
--- Tables
+-- 1. Tables
 
 create table app.event_types (
     module text not null,
@@ -105,7 +105,7 @@ comment on column app.rollup_state.cluster is
     'System identifier of the database cluster counted_below belongs to; another one means a '
     'restored dump.';
 
--- Functions: partitions
+-- 2. Functions: partitions
 
 create function app.ensure_event_partitions(from_month date, to_month date) returns integer
 language plpgsql
@@ -194,7 +194,7 @@ $$;
 comment on function app.drop_event_partitions(date) is
     'Drops the monthly partitions that end before the month of the given day. Returns how many.';
 
--- Functions: recording
+-- 2. Functions: recording
 
 create function app.record_event(
     org uuid,
@@ -334,7 +334,7 @@ comment on function app.emit_event() is
     'Trigger (module, entity, state column or empty, payload columns…): records <entity>.created, '
     '.<new state>, .updated or .deleted.';
 
--- Functions: counting
+-- 2. Functions: counting
 
 create function app.rollup_events() returns bigint
 language plpgsql
@@ -531,13 +531,13 @@ $$;
 comment on function public.get_event_aggregates(uuid, date, integer) is
     'Daily counts of one day, or the latest max_rows (at most 1000), newest first.';
 
--- Triggers
+-- 3. Triggers
 
 create trigger event_subscriptions_80_audit
 after insert or update or delete on public.event_subscriptions
 for each row execute function app.audit_row();
 
--- Access
+-- 5. Access
 
 select app.protect_table('public.module_events', 'data', null, '{select}');
 select app.protect_table('public.event_aggregates', 'data', null, '{select}');
@@ -562,7 +562,7 @@ to service_role;
 grant execute on function public.get_event_aggregates(uuid, date, integer) to authenticated,
     service_role;
 
--- Reference rows
+-- 6. Reference rows
 
 insert into app.rollup_state (counted_below, cluster)
 select

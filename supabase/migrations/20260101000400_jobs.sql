@@ -2,7 +2,7 @@
 -- Depends on: core; at run time on the queue's own schema pgqueuer, which nessos db push installs.
 -- Asked for by: architecture §3 (transactional outbox), domain §1.
 
--- Functions
+-- 2. Functions
 
 create function app.enqueue(
     entrypoint text,
@@ -51,6 +51,6 @@ comment on function app.enqueue(text, jsonb, uuid, text, interval, integer) is
     'runs first; delay counts from now. Returns the job''s id, or null when a job with this '
     'dedupe key is waiting or running. Errors: queue_missing.';
 
--- Access
+-- 5. Access
 
 grant execute on function app.enqueue(text, jsonb, uuid, text, interval, integer) to service_role;

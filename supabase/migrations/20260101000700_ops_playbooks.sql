@@ -2,7 +2,7 @@
 -- Depends on: core, core_access, events.
 -- Asked for by: domain §5 ops, data-flow "Integridade referencial" and "Eventos".
 
--- 1 Tables
+-- 1. Tables
 
 create table public.playbooks (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -174,8 +174,8 @@ comment on column public.assets.size_bytes is 'At most 10 MB, as the bucket.';
 comment on column public.assets.playbook_id is 'The playbook the file belongs to; null = general.';
 create index assets_playbook_id_idx on public.assets (org_id, playbook_id);
 
--- 2 Functions: totals. Whoever changes a part locks the whole (playbook, then action, each level in
--- key order) and sums only then, in a new statement: of two writers, the later sees both parts.
+-- 2. Functions: totals. Whoever changes a part locks the whole (playbook, then action, each level
+-- in key order) and sums only then, in a new statement: of two writers, the later sees both parts.
 
 create function app.playbook_totals(org uuid, playbook uuid)
 returns table (minutes integer, cost numeric)
@@ -473,7 +473,7 @@ comment on function app.follow_service_action_playbooks() is
     'Trigger: after a statement that changed links, sums the service actions at either end. '
     'Definer: calls a helper that no caller may.';
 
--- 2 Functions: order and review
+-- 2. Functions: order and review
 
 create function app.place_playbook_task() returns trigger
 language plpgsql
@@ -676,7 +676,7 @@ comment on function public.mark_playbook_reviewed(uuid) is
     'Records that a playbook was reviewed today, in the organisation''s time zone. Errors: '
     'playbook_not_found, not_allowed.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger playbooks_10_guard_status
 before update of status on public.playbooks
@@ -744,9 +744,7 @@ create trigger assets_70_emit
 after insert or update or delete on public.assets
 for each row execute function app.emit_event('ops', 'asset', '', 'media_type', 'playbook_id');
 
--- 4 Views: none
-
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.playbooks', 'ops', null);
 select app.protect_table('public.playbook_tasks', 'ops', null);
@@ -761,7 +759,7 @@ public.list_playbooks_due(uuid),
 public.mark_playbook_reviewed(uuid)
 to authenticated, service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('playbook_not_found', 404, 'There is no such playbook, or the caller may not see it.'),

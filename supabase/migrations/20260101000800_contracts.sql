@@ -277,7 +277,7 @@ comment on function app.next_number(uuid, text, text) is
     'Next gapless number PREFIX-YYYY-nnn of a kind in an organisation (year in its time zone). '
     'Writers of one organisation and kind queue up until commit.';
 
--- Functions: in force, the one home of the rule
+-- 2. Functions: in force, the one home of the rule
 
 create function app.is_in_force(status text, starts_on date, ends_on date, day date) returns boolean
 language sql
@@ -369,7 +369,7 @@ comment on function app.contracts_in_force(uuid, date) is
     'Contracts in force on a day, as far as the caller may read contracts, with their value (BRL '
     'per month) on that day; the value is null where its history may not be read (portal).';
 
--- Functions: triggers
+-- 2. Functions: triggers
 
 create function app.derive_client() returns trigger
 language plpgsql

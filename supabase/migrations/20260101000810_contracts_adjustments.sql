@@ -118,7 +118,7 @@ as $$
 $$;
 comment on function app.format_month_br(date) is 'The month of a day as people write it: mar/2026.';
 
--- Functions: changes of the monthly value
+-- 2. Functions: changes of the monthly value
 
 create function app.set_contract_mrr(
     org uuid, contract uuid, mrr numeric, reason text, effective_on date
@@ -323,7 +323,7 @@ comment on function public.adjust_contract(uuid, date) is
     'contract_not_found, not_allowed, contract_not_adjustable, contract_without_index, '
     'adjustment_in_future, contract_already_adjusted, index_values_missing.';
 
--- Functions: alerts
+-- 2. Functions: alerts
 
 create function app.raise_contract_alerts(org uuid) returns jsonb
 language plpgsql

@@ -2,7 +2,7 @@
 -- Depends on: core, core_access, core_audit, events, ops_playbooks, contracts.
 -- Asked for by: domain §5 ops and §6 metrics.sync, access.md (own time entries).
 
--- 1 Tables
+-- 1. Tables
 
 create table public.performance_metrics (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -135,7 +135,7 @@ create index indicators_contract_id_idx
 on public.indicators (org_id, contract_id, metric_type, period);
 create index indicators_period_idx on public.indicators (org_id, period);
 
--- 2 Functions: time entries
+-- 2. Functions: time entries
 
 create function app.lock_time_entries(org uuid, person uuid) returns void
 language sql
@@ -412,7 +412,7 @@ comment on function public.list_timer_targets(uuid) is
     'What the caller may start a timer on today: contracts in force with their service actions, '
     'without values; for people who may enter time but not read contracts.';
 
--- 2 Functions: metrics
+-- 2. Functions: metrics
 
 create function app.month_range(org uuid, month date) returns tstzrange
 language sql
@@ -554,7 +554,7 @@ comment on function app.sync_performance_metrics_job() is
     'Job: syncs the running and the previous month of every organisation; one that fails is a '
     'warning and does not stop the others. Returns how many rows were written.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger time_entries_50_derive
 before insert or update on public.time_entries
@@ -594,9 +594,7 @@ for each row execute function app.emit_event(
     'ops', 'indicator', '', 'source', 'contract_id', 'metric_type', 'value', 'period'
 );
 
--- 4 Views: none
-
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.performance_metrics', 'time', null);
 select app.protect_table('public.time_entries', 'time', 'user_id');
@@ -616,7 +614,7 @@ app.timer_totals(uuid, uuid, date)
 to authenticated, service_role;
 grant execute on function app.sync_performance_metrics_job() to service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('time_entry_not_own', 403, 'People enter their own time only, and an entry keeps its person.'),

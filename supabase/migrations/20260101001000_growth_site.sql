@@ -2,7 +2,7 @@
 -- Depends on: core, events, ops_playbooks (service actions, playbooks), contracts (and clients).
 -- Asked for by: domain §5 growth, data-flow "Fluxo Site ↔ App".
 
--- 1 Tables
+-- 1. Tables
 
 create function app.is_text_object(value jsonb, required text[], optional text[] default '{}')
 returns boolean
@@ -340,7 +340,7 @@ comment on column public.brand_assets.storage_path is
 comment on column public.brand_assets.is_current is
     'False = kept for the record, no longer to be used.';
 
--- 2 Functions: totals and catalogue lock
+-- 2. Functions: totals and catalogue lock
 
 create function app.lock_service_action() returns trigger
 language plpgsql
@@ -506,7 +506,7 @@ comment on function public.set_service_actions(uuid, uuid, uuid[]) is
     'Gives a service exactly these service actions, in this order, in one transaction (the '
     'catalogue lock is checked at its end). Returns the links.';
 
--- 2 Functions: publication
+-- 2. Functions: publication
 
 create function app.stamp_publication() returns trigger
 language plpgsql
@@ -669,7 +669,7 @@ comment on function public.get_organization_profile(text) is
     'with it), name, slug, vertical, locale and the settings whose key begins with site_. An '
     'inactive organisation answers as an unknown one (organization_not_found); there is no list.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger services_catalog_50_totals
 before insert or update of total_minutes, total_cost on public.services_catalog
@@ -737,7 +737,7 @@ create trigger brand_assets_70_emit
 after insert or update or delete on public.brand_assets
 for each row execute function app.emit_event('growth', 'brand_asset', '', 'kind', 'is_current');
 
--- 4 Views: what the site shows
+-- 4. Views: what the site shows
 
 create view public.public_services with (security_invoker = true) as
 select
@@ -808,7 +808,7 @@ where p.is_published;
 comment on view public.published_pages is
     '[growth] Published fixed pages of the site. Filter by org_id.';
 
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.services_catalog', 'growth', null);
 select app.protect_table('public.services_catalog_actions', 'growth', null);
@@ -857,7 +857,7 @@ grant execute on function app.publish_scheduled_posts_job(uuid) to service_role;
 grant execute on function app.organization_profile(text), public.get_organization_profile(text)
 to anon, authenticated, service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('catalogue_locked', 422, 'An active service would be left without a published playbook.'),

@@ -2,7 +2,7 @@
 -- Depends on: crm (leads), contracts (clients, contracts, numbers), ops_delivery, growth_site.
 -- Asked for by: domain §5 growth "proposals", issue 2 §4.
 
--- 1 Tables
+-- 1. Tables
 
 create table public.proposals (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -163,7 +163,7 @@ foreign key (org_id, proposal_id) references public.proposals (org_id, id) defer
 comment on constraint contracts_proposal_fkey on public.contracts is
     'The accepted proposal the contract came from; the table is older than proposals.';
 
--- 2 Functions: proposals
+-- 2. Functions: proposals
 
 create function app.prepare_proposal() returns trigger
 language plpgsql
@@ -623,7 +623,7 @@ comment on function app.expire_proposals_job(uuid) is
     'Job: expires open proposals whose last day is over in their organisation (null = every '
     'active one); returns them.';
 
--- 2 Functions: NPS and upsell
+-- 2. Functions: NPS and upsell
 
 create function app.date_nps() returns trigger
 language plpgsql
@@ -717,7 +717,7 @@ comment on function app.raise_upsell_alerts_job(uuid, date) is
     'unless the client''s last NPS is below 7; once per contract, month and kind. Null '
     'organisation = every active one. Returns the new alerts.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger proposals_10_guard_content
 before update on public.proposals
@@ -789,7 +789,7 @@ for each row execute function app.emit_event(
     'growth', 'upsell_alert', 'status', 'contract_id', 'month', 'kind', 'used_pct'
 );
 
--- 5 Access
+-- 5. Access
 
 -- Proposals are cancelled, never deleted: a deleted one would leave a gap in the numbers.
 select app.protect_table('public.proposals', 'growth', null, '{select,insert,update}');
@@ -809,7 +809,7 @@ grant execute on function
 app.expire_proposals_job(uuid), app.raise_upsell_alerts_job(uuid, date)
 to service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('proposal_not_found', 404, 'There is no such proposal, or the caller may not see it.'),

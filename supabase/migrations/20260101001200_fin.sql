@@ -144,7 +144,7 @@ set search_path = ''
 as $$ select (app.month_start(month_end.month) + interval '1 month')::date - 1 $$;
 comment on function app.month_end(date) is 'Last day of the month a day lies in.';
 
--- Functions: the book of contracts and the revenue of a month
+-- 2. Functions: the book of contracts and the revenue of a month
 
 create function app.contract_book(org uuid, day date)
 returns table (
@@ -269,7 +269,7 @@ comment on function app.contract_revenue(uuid, date) is
     'day''s mrr divided by the days of the month; rounded once. As far as the caller may read '
     'contracts.';
 
--- Functions: rentability
+-- 2. Functions: rentability
 
 create function app.require_finance_reader(org uuid) returns void
 language plpgsql

@@ -145,7 +145,7 @@ comment on function public.get_cfo_summary(uuid, date) is
     'not told of the month; open_reconciliation_alerts of all months; last_syncs; budget and '
     'budget_variance (positive: below budget). Errors: not_allowed.';
 
--- Functions: reports
+-- 2. Functions: reports
 
 create function public.report_mrr_by_client(org uuid, day date default null)
 returns table (
@@ -298,7 +298,7 @@ comment on function public.report_erp_revenue(uuid, date, date) is
     'Revenue of the ERP per month and client, both months included (default: the last twelve), '
     'issued and received side by side. Errors: not_allowed.';
 
--- Functions: CSV
+-- 2. Functions: CSV
 
 create function app.csv_cell(cell jsonb) returns text
 language sql

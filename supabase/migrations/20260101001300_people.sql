@@ -2,7 +2,7 @@
 -- Depends on: core, events, ops playbooks, contracts.
 -- Asked for by: domain §5 people; ness.OS data flow (jobs, job_applications); issue 2 §4.
 
--- 1 Tables
+-- 1. Tables
 
 create table public.public_jobs (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -118,7 +118,7 @@ create index training_gaps_detected_by_idx on public.training_gaps (detected_by,
 create index training_gaps_open_idx on public.training_gaps (org_id, severity)
 where status <> 'solved';
 
--- 2 Functions
+-- 2. Functions
 
 create function app.require_staff(org uuid, action text) returns void
 language plpgsql
@@ -339,7 +339,7 @@ $$;
 comment on function app.derive_solved_at() is
     'Trigger: solved_at is the moment of the move to solved and stays.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger public_jobs_70_emit
 after insert or update or delete on public.public_jobs
@@ -375,7 +375,7 @@ for each row execute function app.emit_event(
     'people', 'training_gap', 'status', 'user_id', 'playbook_id', 'severity', 'status'
 );
 
--- 4 Views
+-- 4. Views
 
 create view public.open_jobs with (security_invoker = true) as
 select
@@ -393,7 +393,7 @@ comment on view public.open_jobs is
     '[people] Open jobs as the site shows them; filter by org_id. A member sees those of the own '
     'organisation if people is open to the role.';
 
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.public_jobs', 'people', null);
 select app.protect_table('public.job_applications', 'people', null);
@@ -412,7 +412,7 @@ grant execute on function
 app.submit_application(text, text, text, text, text, text, text, boolean, text),
 public.submit_application(text, text, text, text, text, text, text, boolean, text)
 to anon, authenticated, service_role;
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('job_not_open', 404, 'There is no open job at this address.'),

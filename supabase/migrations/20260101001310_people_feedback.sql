@@ -2,7 +2,7 @@
 -- Depends on: core, events, people (app.require_staff).
 -- Asked for by: domain §5 people (feedback_360); issue 2 §4.
 
--- 1 Tables
+-- 1. Tables
 
 create table public.feedback_cycles (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -77,7 +77,7 @@ comment on column public.feedback_360.comment is '[pii] Free words of the rater.
 create index feedback_360_rater_id_idx on public.feedback_360 (rater_id, org_id);
 create index feedback_360_subject_id_idx on public.feedback_360 (subject_id, org_id);
 
--- 2 Functions
+-- 2. Functions
 
 create function app.guard_feedback_cycle() returns trigger
 language plpgsql
@@ -445,7 +445,7 @@ comment on function public.list_feedback_360_comments(uuid, uuid, uuid) is
     'Words of the raters of a closed cycle, without name, relation or order of arrival; per '
     'criterion from three raters other than the subject up.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger feedback_cycles_10_guard_status
 before update of status on public.feedback_cycles
@@ -464,7 +464,7 @@ create trigger feedback_360_10_guard_terms
 before insert or update on public.feedback_360
 for each row execute function app.guard_feedback_360();
 
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.feedback_cycles', 'people', null);
 
@@ -504,7 +504,7 @@ public.get_feedback_360_result(uuid, uuid, uuid),
 public.list_feedback_360_comments(uuid, uuid, uuid)
 to authenticated, service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('feedback_cycle_not_found', 404, 'There is no such feedback cycle.'),

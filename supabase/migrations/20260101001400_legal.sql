@@ -2,7 +2,7 @@
 -- Depends on: core, events, ops playbooks, contracts.
 -- Asked for by: domain §5 legal; issue 2 §4.
 
--- 1 Tables
+-- 1. Tables
 
 create table public.legal_docs (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -178,7 +178,7 @@ create index compliance_checks_playbook_id_idx on public.compliance_checks (org_
 create index compliance_checks_due_on_idx on public.compliance_checks (org_id, due_on)
 where status <> 'ok';
 
--- 2 Functions
+-- 2. Functions
 
 create function app.count_legal_doc_version() returns trigger
 language plpgsql
@@ -213,7 +213,7 @@ comment on function app.record_legal_doc_version() is
     'Trigger: keeps every file of a legal document. Definer because nobody may write versions by '
     'hand.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger legal_docs_50_count_version
 before insert or update on public.legal_docs
@@ -264,7 +264,7 @@ for each row execute function app.emit_event(
     'legal', 'compliance_check', 'status', 'framework_key', 'playbook_id', 'status', 'due_on'
 );
 
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.legal_docs', 'legal', null);
 select app.protect_table('public.legal_doc_versions', 'legal', null, '{select}');
@@ -282,7 +282,7 @@ to analyst using (true);
 grant select on public.compliance_frameworks to authenticated, analyst;
 grant select, insert, update, delete on public.compliance_frameworks to service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into public.compliance_frameworks (key, name, reference, description) values
 (

@@ -2,7 +2,7 @@
 -- Depends on: core, events, people (app.require_staff).
 -- Asked for by: domain §5 gov; access (own acceptances); issue 2 §4.
 
--- 1 Tables
+-- 1. Tables
 
 create function app.text_hash(value text) returns text
 language sql
@@ -82,7 +82,7 @@ create index policy_acceptances_user_id_idx on public.policy_acceptances (user_i
 create index policy_acceptances_content_hash_idx
 on public.policy_acceptances (org_id, policy_id, version, content_hash);
 
--- 2 Functions
+-- 2. Functions
 
 create function app.guard_policy() returns trigger
 language plpgsql
@@ -275,7 +275,7 @@ comment on function public.accept_policy(uuid, text) is
     'policy_text_changed. Errors: policy_not_found, policy_not_published, policy_text_changed, '
     'not_allowed.';
 
--- 4 Views
+-- 4. Views
 
 create view public.current_policies with (security_invoker = true) as
 select
@@ -302,7 +302,7 @@ cross join lateral (
 where p.status = 'published';
 comment on view public.current_policies is '[gov] Published policies with their current text.';
 
--- 2 Functions over the view
+-- 2. Functions: over the view
 
 create function app.list_pending_policies(org uuid)
 returns table (
@@ -418,7 +418,7 @@ comment on function public.get_policy_acceptance_report(uuid) is
     'Per published policy: how many of today''s colleagues accepted the current version, how many '
     'have not, and the percentage. Counts, no names.';
 
--- 3 Triggers
+-- 3. Triggers
 
 create trigger policies_10_guard_status
 before update of status on public.policies
@@ -461,7 +461,7 @@ create trigger policy_acceptances_80_audit
 after insert or delete on public.policy_acceptances
 for each row execute function app.audit_row();
 
--- 5 Access
+-- 5. Access
 
 select app.protect_table('public.policies', 'gov', null);
 select app.protect_table('public.policy_versions', 'gov', null, '{select}');
@@ -495,7 +495,7 @@ public.list_pending_policies(uuid),
 public.get_policy_acceptance_report(uuid)
 to authenticated, service_role;
 
--- 6 Reference rows
+-- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
 ('policy_not_found', 404, 'There is no such policy, or the caller may not see it.'),

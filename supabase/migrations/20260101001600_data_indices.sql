@@ -201,7 +201,7 @@ $$;
 comment on function app.require_source(uuid, date, integer) is
     'Raises index_source_expired for a month whose source is kept for fewer months than it is old.';
 
--- Functions: one per index
+-- 2. Functions: one per index
 
 create function app.index_leads_mes(org uuid, month date)
 returns table (value numeric, metadata jsonb)

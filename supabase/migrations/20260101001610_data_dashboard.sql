@@ -120,7 +120,7 @@ comment on function app.compute_indices_job() is
     'Job: every organisation, the month before and the running one. Returns {computed, failed, '
     'skipped}; failed maps organisation/month/index to its error.';
 
--- Functions: reading
+-- 2. Functions: reading
 
 create function public.get_data_indices(
     org uuid, period date default null, index_key text default null, max_rows integer default 100
@@ -200,7 +200,7 @@ comment on function public.get_data_dashboard_summary(uuid) is
     'What the data page shows: last ERP revenue period and BCB date, events and aggregates with '
     'the latest 10, indices with the latest 20. Errors: not_allowed.';
 
--- Functions: retention
+-- 2. Functions: retention
 
 create function app.run_retention() returns jsonb
 language plpgsql

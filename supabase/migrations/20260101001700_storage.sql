@@ -2,7 +2,7 @@
 -- Depends on: core access, people (app.hiring_org_ids); a no-op without the schema storage.
 -- Asked for by: access "Files", issue 2 §4. The buckets are declared in supabase/config.toml.
 
--- 5 Access
+-- 5. Access
 
 do $$
 declare
