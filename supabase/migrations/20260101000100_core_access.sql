@@ -734,7 +734,7 @@ create policy setting_definitions_select on app.setting_definitions for select
 to authenticated, service_role using (true);
 grant select on app.setting_definitions to authenticated, service_role;
 
--- Tables without org_id are written out by hand.
+-- What has no org_id is written out by hand.
 alter table public.organizations enable row level security;
 alter table public.organizations force row level security;
 create policy organizations_select on public.organizations for select to authenticated

@@ -14,6 +14,8 @@ create table app.event_types (
     primary key (module, event_type)
 );
 comment on table app.event_types is '[events] Catalogue of events: an event outside it is refused.';
+comment on column app.event_types.payload_keys is
+    'Exactly the keys of the payload; changed names the columns an update has changed.';
 
 create table public.module_events (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -579,5 +581,7 @@ end;
 $$;
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('data', 'event_aggregates.drifted', 'Rollup and recount of a day differed; the recount stands.',
-    '{period,drift}');
+(
+    'data', 'event_aggregates.drifted', 'Rollup and recount of a day differed; the recount stands.',
+    '{period,drift}'
+);

@@ -270,15 +270,32 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 ('data_gaps', 'solved', 'open');
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('data', 'erp_sync.created', 'A synchronisation with the ERP began.', '{entity,month}'),
-('data', 'erp_sync.succeeded', 'A synchronisation with the ERP ended well.', '{entity,month}'),
-('data', 'erp_sync.partial',
-    'A synchronisation with the ERP ended with rows left out.', '{entity,month}'),
-('data', 'erp_sync.failed', 'A synchronisation with the ERP failed.', '{entity,month}'),
-('data', 'erp_sync.updated', 'A running synchronisation reported progress.', '{entity,month}'),
-('data', 'erp_sync.deleted', 'A synchronisation run was removed by retention.', '{entity,month}'),
-('data', 'data_gap.created', 'Something expected is missing.', '{dataset,period}'),
-('data', 'data_gap.solved', 'The missing data arrived.', '{dataset,period}'),
-('data', 'data_gap.open', 'The gap is back.', '{dataset,period}'),
-('data', 'data_gap.updated', 'The description of a gap changed.', '{dataset,period}'),
-('data', 'data_gap.deleted', 'A gap was removed.', '{dataset,period}');
+('data', 'erp_sync.created', 'A synchronisation with the ERP began.', '{entity,month,status}'),
+(
+    'data', 'erp_sync.succeeded', 'A synchronisation with the ERP ended well.',
+    '{entity,month,status,changed}'
+),
+(
+    'data', 'erp_sync.partial', 'A synchronisation with the ERP ended with rows left out.',
+    '{entity,month,status,changed}'
+),
+(
+    'data', 'erp_sync.failed', 'A synchronisation with the ERP failed.',
+    '{entity,month,status,changed}'
+),
+(
+    'data', 'erp_sync.updated', 'A running synchronisation reported progress.',
+    '{entity,month,status,changed}'
+),
+(
+    'data', 'erp_sync.deleted', 'A synchronisation run was removed by retention.',
+    '{entity,month,status}'
+),
+('data', 'data_gap.created', 'Something expected is missing.', '{dataset,period,status}'),
+('data', 'data_gap.solved', 'The missing data arrived.', '{dataset,period,status,changed}'),
+('data', 'data_gap.open', 'The gap is back.', '{dataset,period,status,changed}'),
+(
+    'data', 'data_gap.updated', 'The description of a gap changed.',
+    '{dataset,period,status,changed}'
+),
+('data', 'data_gap.deleted', 'A gap was removed.', '{dataset,period,status}');

@@ -353,11 +353,23 @@ cross join unnest('{new,qualified,proposal,won,lost}'::text[]) as following (sta
 where before.state <> following.state;
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('growth', 'lead.created', 'A lead came in.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.new', 'A lead went back to the start.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.qualified', 'A lead was qualified.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.proposal', 'A lead got a proposal.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.won', 'A lead was won.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.lost', 'A lead was lost.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.updated', 'A lead''s data changed.', '{source,source_page,owner_id,score}'),
-('growth', 'lead.deleted', 'A lead was removed.', '{source,source_page,owner_id,score}');
+('growth', 'lead.created', 'A lead came in.', '{source,source_page,owner_id,score,status}'),
+(
+    'growth', 'lead.new', 'A lead went back to the start.',
+    '{source,source_page,owner_id,score,status,changed}'
+),
+(
+    'growth', 'lead.qualified', 'A lead was qualified.',
+    '{source,source_page,owner_id,score,status,changed}'
+),
+(
+    'growth', 'lead.proposal', 'A lead got a proposal.',
+    '{source,source_page,owner_id,score,status,changed}'
+),
+('growth', 'lead.won', 'A lead was won.', '{source,source_page,owner_id,score,status,changed}'),
+('growth', 'lead.lost', 'A lead was lost.', '{source,source_page,owner_id,score,status,changed}'),
+(
+    'growth', 'lead.updated', 'A lead''s data changed.',
+    '{source,source_page,owner_id,score,status,changed}'
+),
+('growth', 'lead.deleted', 'A lead was removed.', '{source,source_page,owner_id,score,status}');

@@ -783,16 +783,19 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('ops', 'playbook.created', 'A playbook was written.', '{slug,version,status}'),
-('ops', 'playbook.updated', 'A playbook was changed.', '{slug,version,status}'),
-('ops', 'playbook.draft', 'A playbook was taken back into draft.', '{slug,version,status}'),
-('ops', 'playbook.published', 'A playbook was published.', '{slug,version,status}'),
-('ops', 'playbook.archived', 'A playbook was archived.', '{slug,version,status}'),
+('ops', 'playbook.updated', 'A playbook was changed.', '{slug,version,status,changed}'),
+('ops', 'playbook.draft', 'A playbook was taken back into draft.', '{slug,version,status,changed}'),
+('ops', 'playbook.published', 'A playbook was published.', '{slug,version,status,changed}'),
+('ops', 'playbook.archived', 'A playbook was archived.', '{slug,version,status,changed}'),
 ('ops', 'playbook.deleted', 'A playbook was deleted.', '{slug,version,status}'),
 ('ops', 'playbook_task.created', 'A task was added to a playbook.', '{playbook_id,slug}'),
-('ops', 'playbook_task.updated', 'A task was changed, moved or reordered.', '{playbook_id,slug}'),
+(
+    'ops', 'playbook_task.updated', 'A task was changed, moved or reordered.',
+    '{playbook_id,slug,changed}'
+),
 ('ops', 'playbook_task.deleted', 'A task was deleted.', '{playbook_id,slug}'),
 ('ops', 'service_action.created', 'A service action was defined.', '{slug}'),
-('ops', 'service_action.updated', 'A service action or its totals changed.', '{slug}'),
+('ops', 'service_action.updated', 'A service action or its totals changed.', '{slug,changed}'),
 ('ops', 'service_action.deleted', 'A service action was deleted.', '{slug}'),
 (
     'ops', 'service_action_playbook.created', 'A playbook became part of a service action.',
@@ -800,12 +803,12 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ),
 (
     'ops', 'service_action_playbook.updated', 'A playbook''s place in a service action changed.',
-    '{service_action_id,playbook_id}'
+    '{service_action_id,playbook_id,changed}'
 ),
 (
     'ops', 'service_action_playbook.deleted', 'A playbook left a service action.',
     '{service_action_id,playbook_id}'
 ),
 ('ops', 'asset.created', 'A file was added.', '{media_type,playbook_id}'),
-('ops', 'asset.updated', 'What is known of a file changed.', '{media_type,playbook_id}'),
+('ops', 'asset.updated', 'What is known of a file changed.', '{media_type,playbook_id,changed}'),
 ('ops', 'asset.deleted', 'A file was removed.', '{media_type,playbook_id}');

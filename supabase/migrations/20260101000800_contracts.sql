@@ -685,25 +685,48 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 ('contracts', 'suspended', 'cancelled');
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('contracts', 'client.created', 'A client was registered.', '{segment,lead_id}'),
-('contracts', 'client.active', 'A client became active again.', '{segment,lead_id}'),
-('contracts', 'client.inactive', 'A client became inactive.', '{segment,lead_id}'),
-('contracts', 'client.updated', 'A client''s data changed.', '{segment,lead_id}'),
-('contracts', 'client.deleted', 'A client was removed.', '{segment,lead_id}'),
-('fin', 'contract.created', 'A contract was created.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.active',
-    'A contract came into force.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.suspended',
-    'A contract was suspended.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.ended', 'A contract ended.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.cancelled',
-    'A contract was cancelled.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.updated', 'A contract changed.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract.deleted',
-    'A draft contract was deleted.', '{number,client_id,mrr,starts_on,ends_on}'),
-('fin', 'contract_item.created',
-    'A contract got an item.', '{contract_id,service_action_id,quantity,unit_price}'),
-('fin', 'contract_item.updated',
-    'An item of a contract changed.', '{contract_id,service_action_id,quantity,unit_price}'),
-('fin', 'contract_item.deleted',
-    'An item of a contract was removed.', '{contract_id,service_action_id,quantity,unit_price}');
+('contracts', 'client.created', 'A client was registered.', '{segment,lead_id,status}'),
+('contracts', 'client.active', 'A client became active again.', '{segment,lead_id,status,changed}'),
+('contracts', 'client.inactive', 'A client became inactive.', '{segment,lead_id,status,changed}'),
+('contracts', 'client.updated', 'A client''s data changed.', '{segment,lead_id,status,changed}'),
+('contracts', 'client.deleted', 'A client was removed.', '{segment,lead_id,status}'),
+(
+    'fin', 'contract.created', 'A contract was created.',
+    '{number,client_id,mrr,starts_on,ends_on,status}'
+),
+(
+    'fin', 'contract.active', 'A contract came into force.',
+    '{number,client_id,mrr,starts_on,ends_on,status,changed}'
+),
+(
+    'fin', 'contract.suspended', 'A contract was suspended.',
+    '{number,client_id,mrr,starts_on,ends_on,status,changed}'
+),
+(
+    'fin', 'contract.ended', 'A contract ended.',
+    '{number,client_id,mrr,starts_on,ends_on,status,changed}'
+),
+(
+    'fin', 'contract.cancelled', 'A contract was cancelled.',
+    '{number,client_id,mrr,starts_on,ends_on,status,changed}'
+),
+(
+    'fin', 'contract.updated', 'A contract changed.',
+    '{number,client_id,mrr,starts_on,ends_on,status,changed}'
+),
+(
+    'fin', 'contract.deleted', 'A draft contract was deleted.',
+    '{number,client_id,mrr,starts_on,ends_on,status}'
+),
+(
+    'fin', 'contract_item.created', 'A contract got an item.',
+    '{contract_id,service_action_id,quantity,unit_price}'
+),
+(
+    'fin', 'contract_item.updated', 'An item of a contract changed.',
+    '{contract_id,service_action_id,quantity,unit_price,changed}'
+),
+(
+    'fin', 'contract_item.deleted', 'An item of a contract was removed.',
+    '{contract_id,service_action_id,quantity,unit_price}'
+);

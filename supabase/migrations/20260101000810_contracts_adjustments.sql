@@ -462,9 +462,15 @@ insert into app.error_keys (key, http, meaning) values
 ('index_values_missing', 422, 'Not all twelve monthly values of the index are known.');
 
 insert into app.event_types (module, event_type, description, payload_keys) values
-('fin', 'contract_adjustment.created', 'A contract''s monthly value was adjusted.',
-    '{contract_id,month,adjustment_index,accumulated_pct,mrr_before,mrr_after}'),
-('fin', 'contract.renewal_near',
-    'A contract renews within 90, 60 or 30 days.', '{due_on,days_left,days_before}'),
-('fin', 'contract.end_near',
-    'A contract ends within 90, 60 or 30 days.', '{due_on,days_left,days_before}');
+(
+    'fin', 'contract_adjustment.created', 'A contract''s monthly value was adjusted.',
+    '{contract_id,month,adjustment_index,accumulated_pct,mrr_before,mrr_after}'
+),
+(
+    'fin', 'contract.renewal_near', 'A contract renews within 90, 60 or 30 days.',
+    '{due_on,days_left,days_before}'
+),
+(
+    'fin', 'contract.end_near', 'A contract ends within 90, 60 or 30 days.',
+    '{due_on,days_left,days_before}'
+);

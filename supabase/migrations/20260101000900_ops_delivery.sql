@@ -635,7 +635,7 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ),
 (
     'ops', 'time_entry.updated', 'A timer was stopped or an entry changed.',
-    '{contract_id,service_action_id,minutes}'
+    '{contract_id,service_action_id,minutes,changed}'
 ),
 (
     'ops', 'time_entry.deleted', 'A time entry was removed.',
@@ -647,7 +647,7 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ),
 (
     'ops', 'performance_metric.updated', 'Metrics of a contract and month changed.',
-    '{contract_id,month,source}'
+    '{contract_id,month,source,changed}'
 ),
 (
     'ops', 'performance_metric.deleted', 'Metrics of a contract and month were removed.',
@@ -659,7 +659,7 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ),
 (
     'ops', 'indicator.updated', 'A measurement was corrected.',
-    '{source,contract_id,metric_type,value,period}'
+    '{source,contract_id,metric_type,value,period,changed}'
 ),
 (
     'ops', 'indicator.deleted', 'A measurement was removed.',

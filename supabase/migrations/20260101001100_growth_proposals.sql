@@ -847,7 +847,9 @@ select
     'growth' as module,
     'proposal.' || e.name as event_type,
     e.description,
-    '{number,version,client_id,lead_id,total}'::text[] as payload_keys
+    '{number,version,client_id,lead_id,total,status}'::text[]
+    || case when e.name not in ('created', 'deleted') then '{changed}'::text[] else '{}' end
+        as payload_keys
 from (
     values
     ('created', 'A proposal, or a new version of one, was begun.'),
@@ -868,7 +870,9 @@ select
     'growth' as module,
     'proposal_item.' || e.name as event_type,
     e.description,
-    '{proposal_id,service_id,quantity,unit_price}'::text[] as payload_keys
+    '{proposal_id,service_id,quantity,unit_price}'::text[]
+    || case when e.name not in ('created', 'deleted') then '{changed}'::text[] else '{}' end
+        as payload_keys
 from (
     values
     ('created', 'A proposal got an item.'),
@@ -878,7 +882,7 @@ from (
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('growth', 'nps.created', 'A client answered the NPS question.', '{client_id,score}'),
-('growth', 'nps.updated', 'An NPS answer was corrected.', '{client_id,score}'),
+('growth', 'nps.updated', 'An NPS answer was corrected.', '{client_id,score,changed}'),
 ('growth', 'nps.deleted', 'An NPS answer was removed.', '{client_id,score}');
 
 insert into app.event_types (module, event_type, description, payload_keys)
@@ -886,7 +890,9 @@ select
     'growth' as module,
     'upsell_alert.' || e.name as event_type,
     e.description,
-    '{contract_id,month,kind,used_pct}'::text[] as payload_keys
+    '{contract_id,month,kind,used_pct,status}'::text[]
+    || case when e.name not in ('created', 'deleted') then '{changed}'::text[] else '{}' end
+        as payload_keys
 from (
     values
     ('created', 'A contract passed what it includes.'),

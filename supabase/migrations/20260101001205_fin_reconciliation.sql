@@ -362,25 +362,25 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 (
     'fin', 'reconciliation_alert.created',
     'A client''s month was billed otherwise than contracted.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status}'
 ),
 (
     'fin', 'reconciliation_alert.open', 'A solved difference is back or has changed.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status,changed}'
 ),
 (
     'fin', 'reconciliation_alert.acknowledged', 'Somebody took a difference up.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status,changed}'
 ),
 (
     'fin', 'reconciliation_alert.solved', 'A difference is gone or was accepted.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status,changed}'
 ),
 (
     'fin', 'reconciliation_alert.updated', 'The amounts of a difference changed.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status,changed}'
 ),
 (
     'fin', 'reconciliation_alert.deleted', 'An alert was removed with its client.',
-    '{client_id,month,mrr,billed,resolution}'
+    '{client_id,month,mrr,billed,resolution,status}'
 );

@@ -352,9 +352,7 @@ execute function app.guard_move('job_application', 'stage');
 
 create trigger job_applications_70_emit
 after insert or update or delete on public.job_applications
-for each row execute function app.emit_event(
-    'people', 'job_application', 'stage', 'job_id', 'stage'
-);
+for each row execute function app.emit_event('people', 'job_application', 'stage', 'job_id');
 
 create trigger training_gaps_10_guard_status
 before update of status on public.training_gaps
@@ -372,7 +370,7 @@ for each row execute function app.derive_solved_at();
 create trigger training_gaps_70_emit
 after insert or update or delete on public.training_gaps
 for each row execute function app.emit_event(
-    'people', 'training_gap', 'status', 'user_id', 'playbook_id', 'severity', 'status'
+    'people', 'training_gap', 'status', 'user_id', 'playbook_id', 'severity'
 );
 
 -- 4. Views
@@ -449,43 +447,43 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('people', 'job.created', 'A job was announced.', '{slug,is_open,contract_id}'),
-('people', 'job.updated', 'A job was changed, opened or closed.', '{slug,is_open,contract_id}'),
+(
+    'people', 'job.updated', 'A job was changed, opened or closed.',
+    '{slug,is_open,contract_id,changed}'
+),
 ('people', 'job.deleted', 'A job was removed.', '{slug,is_open,contract_id}'),
 ('people', 'job_application.created', 'Somebody applied for a job.', '{job_id,stage}'),
-('people', 'job_application.screening', 'An application is being screened.', '{job_id,stage}'),
 (
-    'people', 'job_application.interview',
-    'A candidate is invited to an interview.',
-    '{job_id,stage}'
+    'people', 'job_application.screening', 'An application is being screened.',
+    '{job_id,stage,changed}'
 ),
-('people', 'job_application.offer', 'A candidate got an offer.', '{job_id,stage}'),
-('people', 'job_application.hired', 'A candidate was hired.', '{job_id,stage}'),
-('people', 'job_application.rejected', 'An application was rejected.', '{job_id,stage}'),
-('people', 'job_application.withdrawn', 'A candidate withdrew.', '{job_id,stage}'),
-('people', 'job_application.updated', 'An application was corrected.', '{job_id,stage}'),
+(
+    'people', 'job_application.interview', 'A candidate is invited to an interview.',
+    '{job_id,stage,changed}'
+),
+('people', 'job_application.offer', 'A candidate got an offer.', '{job_id,stage,changed}'),
+('people', 'job_application.hired', 'A candidate was hired.', '{job_id,stage,changed}'),
+('people', 'job_application.rejected', 'An application was rejected.', '{job_id,stage,changed}'),
+('people', 'job_application.withdrawn', 'A candidate withdrew.', '{job_id,stage,changed}'),
+('people', 'job_application.updated', 'An application was corrected.', '{job_id,stage,changed}'),
 ('people', 'job_application.deleted', 'An application was removed.', '{job_id,stage}'),
 (
-    'people', 'training_gap.created',
-    'A training gap was detected.',
+    'people', 'training_gap.created', 'A training gap was detected.',
     '{user_id,playbook_id,severity,status}'
 ),
 (
-    'people', 'training_gap.training',
-    'Training for a gap began.',
-    '{user_id,playbook_id,severity,status}'
+    'people', 'training_gap.training', 'Training for a gap began.',
+    '{user_id,playbook_id,severity,status,changed}'
 ),
 (
-    'people', 'training_gap.solved',
-    'A training gap was solved.',
-    '{user_id,playbook_id,severity,status}'
+    'people', 'training_gap.solved', 'A training gap was solved.',
+    '{user_id,playbook_id,severity,status,changed}'
 ),
 (
-    'people', 'training_gap.updated',
-    'A training gap was corrected.',
-    '{user_id,playbook_id,severity,status}'
+    'people', 'training_gap.updated', 'A training gap was corrected.',
+    '{user_id,playbook_id,severity,status,changed}'
 ),
 (
-    'people', 'training_gap.deleted',
-    'A training gap was removed.',
+    'people', 'training_gap.deleted', 'A training gap was removed.',
     '{user_id,playbook_id,severity,status}'
 );

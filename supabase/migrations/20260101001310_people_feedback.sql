@@ -458,7 +458,7 @@ for each row execute function app.guard_feedback_cycle();
 
 create trigger feedback_cycles_70_emit
 after insert or update or delete on public.feedback_cycles
-for each row execute function app.emit_event('people', 'feedback_cycle', 'status', 'status');
+for each row execute function app.emit_event('people', 'feedback_cycle', 'status');
 
 create trigger feedback_360_10_guard_terms
 before insert or update on public.feedback_360
@@ -528,7 +528,10 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('people', 'feedback_cycle.created', 'A feedback cycle was prepared.', '{status}'),
-('people', 'feedback_cycle.open', 'A feedback cycle was opened.', '{status}'),
-('people', 'feedback_cycle.closed', 'A feedback cycle was closed; results exist.', '{status}'),
-('people', 'feedback_cycle.updated', 'A feedback cycle was changed.', '{status}'),
+('people', 'feedback_cycle.open', 'A feedback cycle was opened.', '{status,changed}'),
+(
+    'people', 'feedback_cycle.closed', 'A feedback cycle was closed; results exist.',
+    '{status,changed}'
+),
+('people', 'feedback_cycle.updated', 'A feedback cycle was changed.', '{status,changed}'),
 ('people', 'feedback_cycle.deleted', 'A feedback cycle was removed.', '{status}');

@@ -245,7 +245,7 @@ for each row execute function app.audit_row();
 create trigger contract_risk_analyses_70_emit
 after insert or update or delete on public.contract_risk_analyses
 for each row execute function app.emit_event(
-    'legal', 'contract_risk_analysis', 'verdict', 'contract_id', 'score', 'verdict'
+    'legal', 'contract_risk_analysis', 'verdict', 'contract_id', 'score'
 );
 
 create trigger contract_risk_analyses_80_audit
@@ -261,7 +261,7 @@ for each row execute function app.emit_event(
 create trigger compliance_checks_70_emit
 after insert or update or delete on public.compliance_checks
 for each row execute function app.emit_event(
-    'legal', 'compliance_check', 'status', 'framework_key', 'playbook_id', 'status', 'due_on'
+    'legal', 'compliance_check', 'status', 'framework_key', 'playbook_id', 'due_on'
 );
 
 -- 5. Access
@@ -305,83 +305,67 @@ insert into public.compliance_frameworks (key, name, reference, description) val
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('legal', 'legal_doc.created', 'A legal document was filed.', '{contract_id,doc_type,version}'),
 (
-    'legal', 'legal_doc.updated',
-    'A legal document was changed or got a new version.',
-    '{contract_id,doc_type,version}'
+    'legal', 'legal_doc.updated', 'A legal document was changed or got a new version.',
+    '{contract_id,doc_type,version,changed}'
 ),
 ('legal', 'legal_doc.deleted', 'A legal document was removed.', '{contract_id,doc_type,version}'),
 (
-    'legal', 'contract_risk_analysis.created',
-    'The risk of a contract was analysed.',
+    'legal', 'contract_risk_analysis.created', 'The risk of a contract was analysed.',
     '{contract_id,score,verdict}'
 ),
 (
-    'legal', 'contract_risk_analysis.approved',
-    'A corrected analysis approves a contract.',
+    'legal', 'contract_risk_analysis.approved', 'A corrected analysis approves a contract.',
+    '{contract_id,score,verdict,changed}'
+),
+(
+    'legal', 'contract_risk_analysis.with_reservations', 'A corrected analysis has reservations.',
+    '{contract_id,score,verdict,changed}'
+),
+(
+    'legal', 'contract_risk_analysis.blocked', 'A corrected analysis blocks a contract.',
+    '{contract_id,score,verdict,changed}'
+),
+(
+    'legal', 'contract_risk_analysis.updated', 'A risk analysis was changed.',
+    '{contract_id,score,verdict,changed}'
+),
+(
+    'legal', 'contract_risk_analysis.deleted', 'A risk analysis was removed.',
     '{contract_id,score,verdict}'
 ),
 (
-    'legal', 'contract_risk_analysis.with_reservations',
-    'A corrected analysis has reservations.',
-    '{contract_id,score,verdict}'
-),
-(
-    'legal', 'contract_risk_analysis.blocked',
-    'A corrected analysis blocks a contract.',
-    '{contract_id,score,verdict}'
-),
-(
-    'legal', 'contract_risk_analysis.updated',
-    'A risk analysis was changed.',
-    '{contract_id,score,verdict}'
-),
-(
-    'legal', 'contract_risk_analysis.deleted',
-    'A risk analysis was removed.',
-    '{contract_id,score,verdict}'
-),
-(
-    'legal', 'contract_risk_clause.created',
-    'A risky clause was noted.',
+    'legal', 'contract_risk_clause.created', 'A risky clause was noted.',
     '{analysis_id,clause_type,severity}'
 ),
 (
-    'legal', 'contract_risk_clause.updated',
-    'A risky clause was changed.',
+    'legal', 'contract_risk_clause.updated', 'A risky clause was changed.',
+    '{analysis_id,clause_type,severity,changed}'
+),
+(
+    'legal', 'contract_risk_clause.deleted', 'A risky clause was removed.',
     '{analysis_id,clause_type,severity}'
 ),
 (
-    'legal', 'contract_risk_clause.deleted',
-    'A risky clause was removed.',
-    '{analysis_id,clause_type,severity}'
-),
-(
-    'legal', 'compliance_check.created',
-    'A requirement was listed.',
+    'legal', 'compliance_check.created', 'A requirement was listed.',
     '{framework_key,playbook_id,status,due_on}'
 ),
 (
-    'legal', 'compliance_check.ok',
-    'A requirement is met.',
-    '{framework_key,playbook_id,status,due_on}'
+    'legal', 'compliance_check.ok', 'A requirement is met.',
+    '{framework_key,playbook_id,status,due_on,changed}'
 ),
 (
-    'legal', 'compliance_check.gap',
-    'A requirement is not met.',
-    '{framework_key,playbook_id,status,due_on}'
+    'legal', 'compliance_check.gap', 'A requirement is not met.',
+    '{framework_key,playbook_id,status,due_on,changed}'
 ),
 (
-    'legal', 'compliance_check.pending',
-    'A requirement has to be looked at again.',
-    '{framework_key,playbook_id,status,due_on}'
+    'legal', 'compliance_check.pending', 'A requirement has to be looked at again.',
+    '{framework_key,playbook_id,status,due_on,changed}'
 ),
 (
-    'legal', 'compliance_check.updated',
-    'A requirement was changed.',
-    '{framework_key,playbook_id,status,due_on}'
+    'legal', 'compliance_check.updated', 'A requirement was changed.',
+    '{framework_key,playbook_id,status,due_on,changed}'
 ),
 (
-    'legal', 'compliance_check.deleted',
-    'A requirement was removed.',
+    'legal', 'compliance_check.deleted', 'A requirement was removed.',
     '{framework_key,playbook_id,status,due_on}'
 );

@@ -431,7 +431,7 @@ for each row execute function app.guard_policy();
 
 create trigger policies_70_emit
 after insert or update or delete on public.policies
-for each row execute function app.emit_event('gov', 'policy', 'status', 'title', 'status');
+for each row execute function app.emit_event('gov', 'policy', 'status', 'title');
 
 create trigger policies_80_audit
 after insert or update or delete on public.policies
@@ -512,17 +512,15 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 ('gov', 'policy.created', 'A policy was drafted.', '{title,status}'),
-('gov', 'policy.published', 'A policy was published.', '{title,status}'),
-('gov', 'policy.archived', 'A policy was archived.', '{title,status}'),
-('gov', 'policy.updated', 'A policy was renamed or its summary changed.', '{title,status}'),
+('gov', 'policy.published', 'A policy was published.', '{title,status,changed}'),
+('gov', 'policy.archived', 'A policy was archived.', '{title,status,changed}'),
+('gov', 'policy.updated', 'A policy was renamed or its summary changed.', '{title,status,changed}'),
 ('gov', 'policy.deleted', 'A draft policy was removed.', '{title,status}'),
 (
-    'gov', 'policy_version.created',
-    'A policy got a new text; everybody accepts again.',
+    'gov', 'policy_version.created', 'A policy got a new text; everybody accepts again.',
     '{policy_id,version,content_hash}'
 ),
 (
-    'gov', 'policy_acceptance.created',
-    'A person accepted a policy.',
+    'gov', 'policy_acceptance.created', 'A person accepted a policy.',
     '{policy_id,version,content_hash}'
 );

@@ -786,11 +786,13 @@ def the_catalogue_names_the_payload_of_every_event(db: Connection) -> list[str]:
     )
     emitted = emitted_events(db)
     offenders = []
-    for (_table, trigger), (module, entity, _state, *columns) in trigger_arguments(
+    for (_table, trigger), (module, entity, state, *columns) in trigger_arguments(
         db, "app.emit_event"
     ).items():
+        every = {*columns, *([state] if state else [])}
         for event, payload in keys.items():
             if event.startswith(f"{module}.{entity}.") and trigger in emitted.get(event, ()):
-                missing = set(columns) - set(payload or [])
-                offenders += [f"{event}: {column} is not in payload_keys" for column in missing]
+                updates = not event.endswith((".created", ".deleted"))
+                wrong = (every | ({"changed"} if updates else set())) ^ set(payload or [])
+                offenders += [f"{event}: {key} in payload or payload_keys only" for key in wrong]
     return offenders

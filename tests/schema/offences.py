@@ -299,5 +299,13 @@ OFFENCES: dict[str, list[str]] = {
         " execute function app.emit_event('core', 'offender', 'state', 'state');"
         " insert into app.event_types (module, event_type, description, payload_keys)"
         " values ('core', 'offender.created', 'One.', '{}')",
+        (
+            "update app.event_types set payload_keys = payload_keys || '{unheard}'"
+            " where event_type = 'lead.created'"
+        ),
+        (
+            "update app.event_types set payload_keys = array_remove(payload_keys, 'changed')"
+            " where event_type = 'lead.won'"
+        ),
     ],
 }
