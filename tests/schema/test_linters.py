@@ -1,6 +1,7 @@
 """The two published linters of row level security find nothing outside of what pgrls.toml explains."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,23 @@ def test_every_exception_of_pgrls_is_needed(unexcused: set[tuple[str, str]]) -> 
     }
     assert sorted(stated - unexcused) == []
     assert sorted(set(lint["disable"]) - {rule for rule, _ in unexcused}) == []
+
+
+SECTIONS = ("Tables", "Functions", "Triggers", "Views", "Access", "Reference rows")
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "supabase" / "migrations").glob("*.sql")),
+    ids=lambda path: path.stem[15:],
+)
+def test_a_migration_opens_with_its_header_and_numbers_its_sections(path: Path) -> None:
+    text = path.read_text()
+    head, _, body = text.partition("\n\n")
+    assert "\n-- Depends on: " in head
+    assert "\n-- Asked for by: " in head
+    titles = re.findall(r"^-- (?:(\d)\W+)?(" + "|".join(SECTIONS) + r")\b", body, re.MULTILINE)
+    sections = dict(titles)
+    assert sections
+    assert sections == {str(SECTIONS.index(name) + 1): name for name in sections.values()}
+    assert re.findall(r"^-- \d(?!\. )", body, re.MULTILINE) == []
