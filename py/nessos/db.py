@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from nessos.errors import from_psycopg
 
@@ -37,7 +41,9 @@ def translated() -> Iterator[None]:
 def connect(
     url: str, *, name: str = "cli", timeout_s: int = 10, autocommit: bool = True
 ) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-    """Open a connection for the length of a block; rows come as dictionaries.
+    """Open a connection for the length of a block.
+
+    Rows come as dictionaries, fractions inside JSON as Decimal.
 
     Args:
         url: The database.
@@ -61,4 +67,5 @@ def connect(
             row_factory=dict_row,
         ) as connection,
     ):
+        set_json_loads(partial(json.loads, parse_float=Decimal), connection)
         yield connection

@@ -364,6 +364,39 @@ declare
     v_rows jsonb;
 begin
     case report
+        when 'cfo' then
+            select
+                jsonb_agg(
+                    jsonb_build_object(
+                        'figure', concat_ws(' ', f.title, part.name),
+                        'value', coalesce(part.value, s.summary -> f.key)
+                    ) order by f.place, part.name
+                )
+            into v_rows
+            from public.get_cfo_summary(export_report_csv.org, from_day) as s (summary)
+            cross join (
+                values
+                (1, 'month', 'Mês'), (2, 'as_of', 'Posição em'), (3, 'mrr', 'MRR'),
+                (4, 'contracts', 'Contratos em vigor'), (5, 'active_clients', 'Clientes ativos'),
+                (6, 'revenue', 'Receita do mês'), (7, 'margin', 'Margem'),
+                (8, 'average_margin_pct', 'Margem média %'),
+                (9, 'negative_margins', 'Contratos com margem negativa'),
+                (10, 'renewals_30_brl', 'Renovações em 30 dias R$'),
+                (11, 'renewals_30_contracts', 'Renovações em 30 dias'),
+                (12, 'renewals_90_brl', 'Renovações em 90 dias R$'),
+                (13, 'renewals_90_contracts', 'Renovações em 90 dias'),
+                (14, 'top5_share_pct', 'Concentração nos 5 maiores %'),
+                (15, 'erp_billed', 'Faturado no ERP'), (16, 'erp_delta', 'ERP menos receita'),
+                (17, 'open_reconciliation_alerts', 'Alertas de conciliação abertos'),
+                (18, 'budget', 'Orçado'), (19, 'actual', 'Realizado'),
+                (20, 'budget_variance', 'Variação'), (21, 'budget_efficiency_pct', 'Eficiência %'),
+                (22, 'index_exposure', 'MRR por índice'),
+                (23, 'last_syncs', 'Última sincronização')
+            ) as f (place, key, title)
+            left join lateral jsonb_each(
+                case when jsonb_typeof(s.summary -> f.key) = 'object' then s.summary -> f.key end
+            ) as part (name, value) on true;
+            return app.to_csv(array['figure', 'value'], array['Indicador', 'Valor'], v_rows);
         when 'mrr_by_client' then
             select jsonb_agg(to_jsonb(r)) into v_rows
             from public.report_mrr_by_client(export_report_csv.org, from_day) as r;
@@ -427,16 +460,16 @@ begin
         else
             perform app.raise_error(
                 'report_unknown', format('There is no report %s.', report),
-                'mrr_by_client, rentability, reconciliation, lifecycle or erp_revenue.'
+                'cfo, mrr_by_client, rentability, reconciliation, lifecycle or erp_revenue.'
             );
     end case;
 end;
 $$;
 comment on function public.export_report_csv(uuid, text, date, date) is
     'A report as CSV for spreadsheets: UTF-8 with byte order mark, ; between cells, decimal comma, '
-    'no cell that runs as a formula. report: mrr_by_client (from_day: the day), rentability and '
-    'reconciliation (from_day: a day of the month), lifecycle, erp_revenue (from_day and to_day: '
-    'first and last month). Errors: not_allowed, report_unknown.';
+    'no cell that runs as a formula. report: mrr_by_client (from_day: the day); cfo, rentability '
+    'and reconciliation (from_day: a day of the month); lifecycle; erp_revenue (from_day and '
+    'to_day: first and last month). Errors: not_allowed, report_unknown.';
 
 -- 5. Access
 

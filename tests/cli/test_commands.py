@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -125,6 +126,10 @@ def test_the_cfo_report_has_the_figures_of_the_month(seeded_url: str) -> None:
     assert summary["contracts"] >= summary["active_clients"] > 0
     table = run(seeded_url, "report", "cfo", "--org", "vigia").stdout
     assert "active clients" in table
+    assert re.search(r"renewals 90 brl +\d+\.\d\d ", table)
+    text = run(seeded_url, "report", "cfo", "--org", "vigia", "--csv").stdout
+    assert text.startswith("\ufeffIndicador;Valor\n")
+    assert len(text.splitlines()) > len(summary)
 
 
 @pytest.mark.parametrize("name", ["mrr", "rentability", "reconciliation", "lifecycle"])

@@ -636,6 +636,22 @@ def test_a_cell_is_written_so_that_it_stays_what_it_is(
     assert db.execute("select app.csv_cell(%s)", (Jsonb(cell),)).fetchone() == (expected,)
 
 
+def test_the_summary_exports_every_figure_of_it(db: Connection, world: World) -> None:
+    row = db.execute(
+        "select public.get_cfo_summary(%s, %s), public.export_report_csv(%s, 'cfo', %s)",
+        (world.a.org, MARCH, world.a.org, MARCH),
+    ).fetchone()
+    assert row is not None
+    summary, text = row
+    lines = list(csv.reader(io.StringIO(text.removeprefix("\ufeff")), delimiter=";"))
+    parts = [max(len(figure), 1) if isinstance(figure, dict) else 1 for figure in summary.values()]
+    assert len(lines) - 1 == sum(parts) >= 23
+    assert ["Mês", "2026-03-01"] in lines
+    assert ["MRR", f"{summary['mrr']:.2f}".replace(".", ",")] in [
+        [name, value if "," in value else f"{value},00"] for name, value in lines
+    ]
+
+
 def test_every_report_exports_a_heading_even_without_rows(db: Connection, world: World) -> None:
     for report in ("mrr_by_client", "rentability", "reconciliation", "lifecycle", "erp_revenue"):
         row = db.execute(

@@ -15,6 +15,10 @@ from nessos.cli.output import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date
+    from uuid import UUID
+
+    import psycopg
 
 app = typer.Typer(help="Reports of an organisation.", no_args_is_help=True)
 
@@ -28,27 +32,40 @@ MonthOption = Annotated[
 
 
 @app.command()
-def cfo(*, org: OrgOption = None, month: MonthOption = None, json: JsonOption = False) -> None:
+def cfo(
+    *,
+    org: OrgOption = None,
+    month: MonthOption = None,
+    csv: CsvOption = False,
+    json: JsonOption = False,
+) -> None:
     """Show the month in one page: revenue, margins, renewals, exposure, reconciliation."""
     from nessos.db import connect
     from nessos.target import resolve
 
     with connect(resolve().database_url.get_secret_value()) as connection:
         found = organization.find(connection, org)
+        day = month.date() if month else None
+        if csv:
+            _export(connection, found["id"], "cfo", day)
+            return
         row = connection.execute(
-            "select public.get_cfo_summary(%s, %s) as summary",
-            (found["id"], month.date() if month else None),
+            "select public.get_cfo_summary(%s, %s) as summary", (found["id"], day)
         ).fetchone()
     summary: Mapping[str, Any] = row["summary"] if row else {}
     if json:
         output.as_json(summary)
-    else:
-        output.table(
-            f"{found['name']}, {summary['month'][:7]}",
-            ["figure", "value"],
-            [(name.replace("_", " "), value) for name, value in summary.items() if name != "month"],
-            right=["value"],
-        )
+        return
+    figures: list[tuple[str, object]] = []
+    for name, value in summary.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        figures += [(f"{name.replace('_', ' ')} {part}".strip(), figure) for part, figure in parts]
+    output.table(
+        f"{found['name']}, {summary['month'][:7]}",
+        ["figure", "value"],
+        [figure for figure in figures if figure[0] != "month"],
+        right=["value"],
+    )
 
 
 @app.command()
@@ -97,10 +114,7 @@ def _report(
         found = organization.find(connection, org)
         day = month.date() if month else None
         if csv:
-            row = connection.execute(
-                "select public.export_report_csv(%s, %s, %s) as text", (found["id"], name, day)
-            ).fetchone()
-            sys.stdout.buffer.write(str((row or {})["text"]).encode())
+            _export(connection, found["id"], name, day)
             return
         arguments = sql.SQL("%s") if name == "lifecycle" else sql.SQL("%s, %s")
         rows = connection.execute(
@@ -115,3 +129,12 @@ def _report(
         for row in rows
     ]
     output.records(shown, title=f"{found['name']}: {name.replace('_', ' ')}")
+
+
+def _export(
+    connection: psycopg.Connection[dict[str, Any]], org: UUID, name: str, day: date | None
+) -> None:
+    row = connection.execute(
+        "select public.export_report_csv(%s, %s, %s) as text", (org, name, day)
+    ).fetchone()
+    sys.stdout.buffer.write(str((row or {})["text"]).encode())
