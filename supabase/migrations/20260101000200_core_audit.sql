@@ -70,6 +70,7 @@ create table public.api_keys (
 comment on table public.api_keys is
     '[core] Keys of machines that write to an organisation; only the hash is kept.';
 comment on column public.api_keys.key_hash is 'SHA-256 of the key that create_api_key showed once.';
+comment on column public.api_keys.last_used_at is 'To the minute; null = never used.';
 comment on column public.api_keys.key_prefix is 'First characters of the key, to tell keys apart.';
 create index api_keys_key_hash_idx on public.api_keys (key_hash);
 
@@ -326,6 +327,45 @@ as $$ select app.revoke_api_key(org, api_key) $$;
 comment on function public.revoke_api_key(uuid, uuid) is
     'Ends a key at once; again is no error. Owners and admins. Errors: not_allowed, not_found.';
 
+create function app.use_api_key(api_key text, scope text) returns uuid
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_key public.api_keys;
+    v_status text;
+begin
+    select k.* into v_key from public.api_keys as k
+    where k.key_hash = sha256(convert_to(use_api_key.api_key, 'UTF8'));
+    if v_key.id is null or v_key.revoked_at is not null or v_key.expires_at <= app.now() then
+        perform app.raise_error(
+            'api_key_invalid', 'The key is unknown, revoked or expired.',
+            'An owner makes keys with create_api_key.'
+        );
+    end if;
+    if use_api_key.scope = any (v_key.scopes) is not true then
+        perform app.raise_error(
+            'api_key_scope_missing', format('The key has no scope %s.', use_api_key.scope), null
+        );
+    end if;
+    select o.status into v_status from public.organizations as o where o.id = v_key.org_id;
+    if v_status <> 'active' then
+        perform app.raise_error('organization_' || v_status, null, null);
+    end if;
+    perform app.rate_limit('api_key/' || v_key.id, v_key.rate_per_minute, interval '1 minute');
+    update public.api_keys as k set last_used_at = app.now()
+    where
+        k.org_id = v_key.org_id and k.id = v_key.id
+        and (k.last_used_at is null or k.last_used_at < app.now() - interval '1 minute');
+    return v_key.org_id;
+end;
+$$;
+comment on function app.use_api_key(text, text) is
+    'Organisation a machine''s key writes to, if the key is good for the scope; counts the '
+    'request. Errors: api_key_invalid, api_key_scope_missing, organization_suspended, '
+    'organization_inactive, rate_limited.';
+
 -- 3. Triggers
 
 create trigger audit_log_10_append_only
@@ -353,7 +393,8 @@ after insert or update or delete on public.org_role_permissions
 for each row execute function app.audit_row();
 
 create trigger api_keys_80_audit
-after insert or update or delete on public.api_keys
+after insert or update of name, scopes, rate_per_minute, expires_at, revoked_at or delete
+on public.api_keys
 for each row execute function app.audit_row();
 
 -- 5. Access
@@ -363,10 +404,16 @@ app.verify_audit_chain(uuid), app.create_api_key(uuid, text, text[], timestamptz
 app.revoke_api_key(uuid, uuid), public.verify_audit_chain(uuid),
 public.create_api_key(uuid, text, text[], timestamptz, integer), public.revoke_api_key(uuid, uuid)
 to authenticated, service_role;
-grant execute on function app.seal_audit_log() to service_role;
+grant execute on function app.seal_audit_log(), app.use_api_key(text, text) to service_role;
 
 select app.protect_table('public.audit_log', 'admin', null, '{select}');
 select app.protect_table('public.audit_seals', 'admin', null, '{select}');
 select app.protect_table('public.api_keys', 'admin', null, '{select}');
 -- The worker appends through triggers and app.seal_audit_log, never by hand.
 revoke insert, update, delete on public.audit_log, public.audit_seals from service_role;
+
+-- 6. Reference rows
+
+insert into app.error_keys (key, http, meaning) values
+('api_key_invalid', 401, 'The key of a machine is unknown, revoked or expired.'),
+('api_key_scope_missing', 403, 'The key of a machine does not allow this.');

@@ -554,6 +554,75 @@ comment on function app.sync_performance_metrics_job() is
     'Job: syncs the running and the previous month of every organisation; one that fails is a '
     'warning and does not stop the others. Returns how many rows were written.';
 
+-- 2. Functions: indicators
+
+create function public.ingest_indicators(api_key text, indicators jsonb) returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+    v_org uuid := app.use_api_key(api_key, 'indicators:write');
+    v_sent integer;
+    v_stored integer;
+    v_unknown text;
+begin
+    if jsonb_typeof(ingest_indicators.indicators) is distinct from 'array'
+        or jsonb_array_length(ingest_indicators.indicators) not between 1 and 1000
+    then
+        perform app.raise_error(
+            'bad_input', 'indicators is not an array of 1 to 1000 measurements.',
+            'Send [{"source", "metric_type", "value", "period", "idempotency_key"}].'
+        );
+    end if;
+    v_sent := jsonb_array_length(ingest_indicators.indicators);
+    select element.item ->> 'contract' into v_unknown
+    from jsonb_array_elements(ingest_indicators.indicators) as element (item)
+    where
+        element.item ->> 'contract' is not null
+        and not exists (
+            select from public.contracts as k
+            where k.org_id = v_org and k.number = element.item ->> 'contract'
+        )
+    limit 1;
+    if found then
+        perform app.raise_error(
+            'contract_not_found', format('There is no contract %s.', v_unknown),
+            'contract is its number.'
+        );
+    end if;
+    begin
+        insert into public.indicators (
+            org_id, source, contract_id, metric_type, value, unit, period, metadata, idempotency_key
+        )
+        select
+            v_org, given.source, k.id, given.metric_type, given.value, given.unit, given.period,
+            coalesce(given.metadata, '{}'), given.idempotency_key
+        from jsonb_array_elements(ingest_indicators.indicators) with ordinality
+            as element (item, place)
+        cross join lateral jsonb_to_record(element.item) as given (
+            source text, contract text, metric_type text, value numeric, unit text, period date,
+            metadata jsonb, idempotency_key text
+        )
+        left join public.contracts as k on k.org_id = v_org and k.number = given.contract
+        order by element.place
+        on conflict (org_id, idempotency_key) do nothing;
+        get diagnostics v_stored = row_count;
+    exception
+        when data_exception or integrity_constraint_violation then
+            perform app.raise_error(
+                'bad_input', sqlerrm, 'Nothing of the batch was stored. Dates are ISO.'
+            );
+    end;
+    return jsonb_build_object('stored', v_stored, 'repeated', v_sent - v_stored);
+end;
+$$;
+comment on function public.ingest_indicators(text, jsonb) is
+    'Stores a batch of up to 1000 measurements {source, contract (its number), metric_type, '
+    'value, unit, period, metadata, idempotency_key} of the organisation whose key it is, all or '
+    'none; a repeated idempotency_key is stored once. Returns {stored, repeated}. Called by the '
+    'server that took the request. Errors: api_key_invalid, api_key_scope_missing, '
+    'organization_suspended, organization_inactive, rate_limited, bad_input, contract_not_found.';
+
 -- 3. Triggers
 
 create trigger time_entries_50_derive
@@ -612,7 +681,8 @@ app.list_timer_targets(uuid),
 app.month_range(uuid, date),
 app.timer_totals(uuid, uuid, date)
 to authenticated, service_role;
-grant execute on function app.sync_performance_metrics_job() to service_role;
+grant execute on function app.sync_performance_metrics_job(), public.ingest_indicators(text, jsonb)
+to service_role;
 
 -- 6. Reference rows
 
