@@ -156,21 +156,6 @@ $$;
 comment on function app.record_lead_status() is
     'Trigger: appends the lead''s new status to lead_status_history.';
 
-create function app.lead_status_at(org uuid, lead uuid, moment timestamptz) returns text
-language sql
-stable
-set search_path = ''
-as $$
-    select h.status
-    from public.lead_status_history as h
-    where h.org_id = lead_status_at.org and h.lead_id = lead_status_at.lead
-        and h.changed_at <= lead_status_at.moment
-    order by h.position desc
-    limit 1
-$$;
-comment on function app.lead_status_at(uuid, uuid, timestamptz) is
-    'Status a lead had at a moment, for whoever may read its history; null before it existed.';
-
 create function app.submit_lead(
     org_slug text, name text, email text, company text, phone text, message text, origin_url text,
     consent boolean, website text
@@ -329,8 +314,6 @@ select app.protect_table('public.lead_status_history', 'crm', null, '{select}');
 grant select, insert, update, delete on public.inbound_leads to authenticated, service_role;
 
 grant execute on function app.lead_source_page(text) to authenticated, service_role, analyst;
-grant execute on function app.lead_status_at(uuid, uuid, timestamptz)
-to authenticated, service_role;
 grant execute on function
 app.submit_lead(text, text, text, text, text, text, text, boolean, text),
 public.submit_lead(text, text, text, text, text, text, text, boolean, text)
