@@ -4497,6 +4497,7 @@ export type Database = {
           "version": number;
         }[];
       };
+      "ingest_indicators": { Args: { "api_key": string; "indicators": Json }; Returns: Json };
       "invite_member": {
         Args: {
           "client_id"?: string;
