@@ -406,15 +406,31 @@ comment on function app.caller_org_ids() is
     'in the order of an index.';
 
 create function app.client_ids() returns uuid[]
-language sql
+language plpgsql
 stable
 security definer
 set search_path = ''
 as $$
-    select coalesce(array_agg(r.client_id) filter (where r.client_id is not null), '{}')
+begin
+    -- Policies compare organisation and client apart. An id is unique in one organisation only, and
+    -- whoever inserts a client may choose it: an accomplice could give a client of his own the id
+    -- of somebody else's and link the caller to that. Such an id opens nothing.
+    return array(
+        select r.client_id
         from app.caller_roles() as r
+        where
+            r.client_id is not null
+            and not exists (
+                select from app.caller_roles() as o
+                inner join public.clients as c on c.org_id = o.org_id and c.id = r.client_id
+                where o.org_id <> r.org_id and o.client_id is distinct from r.client_id
+            )
+    );
+end;
 $$;
-comment on function app.client_ids() is 'Clients the caller''s portal logins belong to.';
+comment on function app.client_ids() is
+    'Clients the caller''s portal logins belong to, but for an id that also names a client he is '
+    'not linked to in another of his organisations.';
 
 create function app.readable_scopes() returns text[]
 language sql
@@ -442,10 +458,12 @@ as $$
     select coalesce(array_agg(distinct m.user_id), '{}')
     from app.caller_roles() as r
     inner join public.memberships as m on m.org_id = r.org_id
-    where r.role <> 'client' and r.status <> 'inactive'
+    -- An AI agent talks to strangers: it could be talked into telling names and phones.
+    where r.role not in ('client', 'agent') and r.status <> 'inactive'
 $$;
 comment on function app.colleague_ids() is
-    'People of the organisations in which the caller is staff.';
+    'People of the organisations in which the caller is staff, which portal clients and AI agents '
+    'are not.';
 
 create function app.inactive_org_ids() returns uuid[]
 language sql

@@ -380,10 +380,20 @@ begin
             'Sign in with the invited address.'
         );
     end if;
-    if v_invitation.accepted_at is not null or v_invitation.revoked_at is not null then
+    -- Asked now, not when it was sent: an invitation does not outlive the power it was sent with,
+    -- or an admin about to be removed would invite himself back.
+    if v_invitation.accepted_at is not null or v_invitation.revoked_at is not null
+        or v_invitation.created_by is not null and not exists (
+            select from public.memberships as m inner join public.roles as r on r.role = m.role
+            where m.org_id = v_invitation.org_id and m.user_id = v_invitation.created_by
+                and r.rank >= greatest(2, app.role_rank(v_invitation.role))
+        ) and not exists (
+            select from public.platform_admins as p where p.user_id = v_invitation.created_by
+        )
+    then
         perform app.raise_error(
             'invitation_used',
-            'The invitation has been used or replaced.',
+            'The invitation has been used or replaced, or its sender may no longer invite.',
             'Ask for a new one.'
         );
     end if;
@@ -423,8 +433,9 @@ set search_path = ''
 as $$ select app.accept_invitation(token) $$;
 comment on function public.accept_invitation(text) is
     'Makes the signed-in person a member, if the invitation is for his e-mail address, open and '
-    'in time. Errors: not_signed_in, invitation_not_found, invitation_foreign, invitation_used, '
-    'invitation_expired, member_exists, organization_suspended.';
+    'in time, and whoever sent it may still invite for that role. Errors: not_signed_in, '
+    'invitation_not_found, invitation_foreign, invitation_used, invitation_expired, member_exists, '
+    'organization_suspended.';
 
 create function app.set_member_role(org uuid, member uuid, role text, client_id uuid,
     hourly_rate numeric)
@@ -577,8 +588,8 @@ security definer
 set search_path = ''
 as $$
 begin
-    if not exists (select from app.caller_roles() as r where r.org_id = org and r.role <> 'client'
-        and r.status <> 'inactive') then
+    if not exists (select from app.caller_roles() as r where r.org_id = org
+        and r.role not in ('client', 'agent') and r.status <> 'inactive') then
         perform app.raise_error('not_found', 'There is no such organisation.', null);
     end if;
     return query
@@ -642,5 +653,8 @@ insert into app.error_keys (key, http, meaning) values
 ('member_exists', 409, 'The person is a member already.'),
 ('invitation_not_found', 404, 'No invitation has this token.'),
 ('invitation_foreign', 403, 'The invitation is for another e-mail address.'),
-('invitation_used', 409, 'The invitation has been accepted or replaced.'),
+(
+    'invitation_used', 409,
+    'The invitation has been accepted or replaced, or its sender may no longer invite.'
+),
 ('invitation_expired', 422, 'The invitation has expired.');

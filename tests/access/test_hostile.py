@@ -1,0 +1,76 @@
+"""What hostile people try: each test is an attack that once went through, or nearly did."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.people import (
+    Connection,
+    World,
+    add_person,
+    as_agent,
+    as_member,
+    as_person,
+    refused,
+)
+
+
+def invite(db: Connection, org: UUID, email: str, role: str) -> str:
+    """Invite as whoever is acting, and return the token."""
+    row = db.execute(
+        "select public.invite_member(%s, %s, %s) ->> 'token'", (org, email, role)
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def test_a_portal_client_does_not_reach_another_client_through_an_accomplice(
+    db: Connection, world: World
+) -> None:
+    """The accomplice's organisation has a client with the very id of the victim, and links the portal client to it."""
+    db.execute(
+        "insert into public.contracts (org_id, client_id, title, starts_on) values (%s, %s, 'SOC', '2026-01-01')",
+        (world.a.org, world.a.other_client),
+    )
+    with as_member(db, world.b, "owner"):
+        db.execute(
+            "insert into public.clients (org_id, id, name) values (%s, %s, 'Isca')",
+            (world.b.org, world.a.other_client),
+        )
+    spy = world.a.member("client")
+    db.execute(
+        "insert into public.memberships (org_id, user_id, role, client_id) values (%s, %s, 'client', %s)",
+        (world.b.org, spy, world.a.other_client),
+    )
+    with as_person(db, spy):
+        seen = db.execute("select org_id, id from public.clients order by org_id, id").fetchall()
+        assert (world.a.org, world.a.client) in seen
+        assert (world.a.org, world.a.other_client) not in seen
+        assert db.execute("select client_id from public.contracts").fetchall() == []
+
+
+@pytest.mark.parametrize("end", ["removed", "demoted", "left"])
+def test_an_invitation_ends_with_the_power_of_whoever_sent_it(
+    db: Connection, world: World, end: str
+) -> None:
+    """An admin who is about to go invites himself back under a second address."""
+    admin = world.a.member("admin")
+    newcomer = add_person(db, uuid4(), "Segunda conta")
+    with as_member(db, world.a, "admin"):
+        token = invite(db, world.a.org, f"{newcomer}@people.test", "admin")
+        if end == "left":
+            db.execute("select public.leave_organization(%s)", (world.a.org,))
+    with as_member(db, world.a, "owner"):
+        if end == "removed":
+            db.execute("select public.remove_member(%s, %s)", (world.a.org, admin))
+        elif end == "demoted":
+            db.execute("select public.set_member_role(%s, %s, 'sales')", (world.a.org, admin))
+    with as_person(db, newcomer), refused("invitation_used"):
+        db.execute("select public.accept_invitation(%s)", (token,))
+
+
+def test_an_agent_is_not_talked_into_telling_who_works_here(db: Connection, world: World) -> None:
+    with as_agent(db, world.a) as agent:
+        assert db.execute("select id from public.profiles").fetchall() == [(agent,)]
+        with refused("not_found"):
+            db.execute("select * from public.list_members(%s)", (world.a.org,))
