@@ -383,6 +383,24 @@ $$;
 comment on function app.client_address() is
     'Network address of the caller as the gateway saw it; unknown outside a request.';
 
+create function app.client_network() returns text
+language sql
+stable
+set search_path = ''
+as $$
+    select case
+        when not pg_catalog.pg_input_is_valid(given.address, 'inet') then given.address
+        when family(given.address::inet) = 4 then given.address
+        -- One IPv6 line has 2^64 addresses: as many tries as one likes, if each were counted alone.
+        else host(network(set_masklen(given.address::inet, 64)))
+    end
+    from (
+        select regexp_replace(app.client_address(), '^::ffff:(?=[0-9.]+$)', '') as address
+    ) as given
+$$;
+comment on function app.client_network() is
+    'What a limit per caller counts by: the IPv4 address, or the /64 network of an IPv6 address.';
+
 create function app.rate_limit(bucket text, max_hits integer, per interval) returns void
 language plpgsql
 security definer
@@ -451,7 +469,7 @@ app.is_valid_email(text), app.is_time_zone(text), app.normalize_document(text),
 app.check_digit(text, integer[]), app.is_valid_cpf(text), app.is_valid_cnpj(text),
 app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(text),
     app.request_id(),
-app.client_address()
+app.client_address(), app.client_network()
 to anon, authenticated, service_role, analyst;
 
 -- 6. Reference rows

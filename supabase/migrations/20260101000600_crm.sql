@@ -67,7 +67,8 @@ comment on column public.leads.email is '[pii] E-mail address.';
 comment on column public.leads.phone is '[pii] Phone as typed.';
 comment on column public.leads.message is '[pii] What the person wrote.';
 comment on column public.leads.origin_url is
-    'Address of the page the lead was sent from; null when there was none.';
+    '[pii] Address of the page the lead was sent from, whose parameters may name a person; null '
+    'when there was none.';
 comment on column public.leads.source_page is
     'Site, Contato, Soluções, Blog, Casos or Outros; see app.lead_source_page.';
 comment on column public.leads.source is 'How the lead came in; site means the public form.';
@@ -170,7 +171,7 @@ declare
     v_name text;
     v_email text;
 begin
-    perform app.rate_limit('submit_lead:' || app.client_address(), 5, interval '10 minutes');
+    perform app.rate_limit('submit_lead:' || app.client_network(), 5, interval '10 minutes');
     -- Only a machine fills the field that people do not see: let it believe it was heard.
     if btrim(coalesce(website, '')) <> '' then
         return jsonb_build_object('receipt', v_receipt);

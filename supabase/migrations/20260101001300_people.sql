@@ -194,7 +194,7 @@ declare
     v_receipt uuid;
     v_constraint text;
 begin
-    perform app.rate_limit('submit_application:' || app.client_address(), 5, interval '10 minutes');
+    perform app.rate_limit('submit_application:' || app.client_network(), 5, interval '10 minutes');
     if submit_application.website ~ '\S' then
         return jsonb_build_object('receipt', gen_random_uuid());
     end if;
@@ -218,9 +218,7 @@ begin
     if not found then
         perform app.raise_error(
             'job_not_open',
-            format(
-                '%s has no open job %s.', submit_application.org_slug, submit_application.job_slug
-            ),
+            'There is no open job at this address.',
             'Look at open_jobs.'
         );
     elsif v_job.status = 'suspended' then

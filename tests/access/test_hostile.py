@@ -9,8 +9,11 @@ from tests.people import (
     World,
     add_person,
     as_agent,
+    as_analyst,
+    as_anon,
     as_member,
     as_person,
+    denied,
     refused,
 )
 
@@ -67,6 +70,40 @@ def test_an_invitation_ends_with_the_power_of_whoever_sent_it(
             db.execute("select public.set_member_role(%s, %s, 'sales')", (world.a.org, admin))
     with as_person(db, newcomer), refused("invitation_used"):
         db.execute("select public.accept_invitation(%s)", (token,))
+
+
+def test_the_many_addresses_of_one_ipv6_line_share_a_limit(db: Connection) -> None:
+    submit = "select public.submit_lead('alfa', 'Ana', 'ana@people.test', consent => true)"
+    for number in range(5):
+        with as_anon(db, f"2001:db8:1:2::{number}"):
+            db.execute(submit)
+    with as_anon(db, "2001:db8:1:2:ffff::1"), refused("rate_limited"):
+        db.execute(submit)
+    with as_anon(db, "2001:db8:1:3::1"):
+        db.execute(submit)
+
+
+def test_an_analyst_does_not_read_what_the_parameters_of_a_page_say(
+    db: Connection, world: World
+) -> None:
+    db.execute(
+        "insert into public.leads (org_id, name, email, origin_url) values"
+        " (%s, 'Ana', 'ana@people.test', 'https://site.test/contato?email=ana@people.test')",
+        (world.a.org,),
+    )
+    with as_analyst(db):
+        assert db.execute("select source_page from public.leads").fetchall() == [("Contato",)]
+        with denied():
+            db.execute("select origin_url from public.leads")
+
+
+def test_a_refusal_does_not_send_back_what_a_visitor_sent(db: Connection) -> None:
+    with as_anon(db), refused("job_not_open") as answer:
+        db.execute(
+            "select public.submit_application('alfa', %s, 'Ana', 'ana@people.test', consent => true)",
+            ("x" * 100_000,),
+        )
+    assert len(answer.detail) < 200
 
 
 def test_an_agent_is_not_talked_into_telling_who_works_here(db: Connection, world: World) -> None:
