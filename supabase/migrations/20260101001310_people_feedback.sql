@@ -350,7 +350,12 @@ begin
         from groups as g
         where g.weight > 0
         group by g.criterion
-        having sum(g.raters) filter (where g.relation <> 'self') >= 3
+        having
+            sum(g.raters) filter (where g.relation <> 'self') >= 3
+            -- Nor with a rater who is nearly the whole average: the subject knows his own score,
+            -- and what the few others could have said would not hide that one's.
+            and max(g.weight::numeric / g.raters) filter (where g.relation <> 'self')
+            <= 0.75 * sum(g.weight) filter (where g.relation <> 'self')
     ),
     -- Largest group first: one is shown while those not yet shown are nobody or at least three.
     shown as (
@@ -392,8 +397,9 @@ as $$ select * from app.get_feedback_360_result(org, cycle, subject) $$;
 comment on function public.get_feedback_360_result(uuid, uuid, uuid) is
     'Averages of a closed cycle for the subject and for people; criterion null is the mean of the '
     'criteria, relation null the weighted total. A criterion counts from three raters other than '
-    'the subject up (below: no row). The cycle''s weights of relations without raters fall away '
-    'and the rest is scaled to 100. A relation is shown apart only with three raters of its own '
+    'the subject up, none of them with more than three quarters of their weight (else: no row). '
+    'The cycle''s weights of relations without raters fall away and the rest is scaled to 100. A '
+    'relation is shown apart only with three raters of its own '
     'and if the relations not shown have none or three together, so that no subtraction leads to '
     'fewer than three people; one decimal for the same reason. rater_count leaves the subject out.';
 

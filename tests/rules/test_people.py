@@ -883,6 +883,24 @@ def test_weights_sum_to_100_and_none_outweighs_the_rest(
         add_cycle(db, world.a, status="draft", **fields)
 
 
+def test_weights_do_not_make_one_raters_score_the_average(db: Connection, world: World) -> None:
+    """The subject knows his own score, and 50 of the other 51 per cent would be the manager's."""
+    cycle = add_cycle(
+        db,
+        world.a,
+        self_weight_pct=49,
+        manager_weight_pct=50,
+        peer_weight_pct=1,
+        internal_client_weight_pct=0,
+    )
+    rate(db, cycle, ("employee", "self"), 3)
+    rate(db, cycle, ("director", "manager"), 1)
+    rate(db, cycle, ("sales", "peer"), 5)
+    rate(db, cycle, ("ops", "peer"), 5)
+    set_status(db, cycle, "closed")
+    assert result(db, world.a, cycle) == {}
+
+
 def test_criteria_and_weights_are_fixed_once_a_cycle_is_open(db: Connection, world: World) -> None:
     cycle = add_cycle(db, world.a, status="draft")
     with as_member(db, world.a, "people"):
