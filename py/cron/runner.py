@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 import psycopg
+import structlog
 from apscheduler.events import EVENT_JOB_EXECUTED, JobExecutionEvent
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from cron.timetable import Job, load
+from nessos import logs
 from nessos.db import APPLICATION, translated
 
 if TYPE_CHECKING:
     from types import FrameType
 
-log = logging.getLogger("nessos.cron")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.cron")
 
 HEARTBEAT_S: Final = 10
 """How often the runner shows the database that it lives, in seconds."""
@@ -93,7 +95,7 @@ class Enqueuer(BaseExecutor):  # type: ignore[misc] # APScheduler has no types
                 self._enqueue(connection, self._due[0])
                 self._due.pop(0)
         except psycopg.OperationalError as error:
-            log.warning("the database does not answer: %s", str(error).strip())
+            log.warning("the database does not answer", error=str(error).strip())
             self._disconnect()
 
     def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002 - APScheduler's
@@ -118,11 +120,10 @@ class Enqueuer(BaseExecutor):  # type: ignore[misc] # APScheduler has no types
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:
-            log.error("%s could not be queued: %s", due.job.name, error.diag.message_primary)  # noqa: TRY400 - the database's words say it
+            log.error("job not queued", job=due.job.name, error=error.diag.message_primary)  # noqa: TRY400 - the database's words say it
             return
-        log.info(
-            "%s %s", due.job.name, f"is job {row[0]}" if row and row[0] else "was queued before"
-        )
+        number = row[0] if row else None
+        log.info("job queued" if number else "job queued before", job=due.job.name, id=number)
 
     def _connect(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
@@ -147,7 +148,7 @@ def run(url: str) -> None:
     Args:
         url: The database.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logs.configure()
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     timetable = load()
     enqueuer = Enqueuer(url)
@@ -167,7 +168,7 @@ def run(url: str) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     enqueuer.beat()
-    log.info("%d jobs, hours of %s", len(timetable.jobs), timetable.time_zone)
+    log.info("started", jobs=len(timetable.jobs), time_zone=timetable.time_zone)
     scheduler.start()
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from cron.timetable import Job as TimetableJob
 from cron.timetable import load as load_timetable
+from nessos import logs
 from nessos.db import APPLICATION
 from nessos.errors import DatabaseError, from_psycopg
 from nessos.jobs import queue
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     Pool = AsyncConnectionPool[psycopg.AsyncConnection]
     Registrar = Callable[[QueueManager, Pool], None]
 
-log = logging.getLogger("nessos.worker")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.worker")
 
 _MAX_ATTEMPTS: Final = 5
 _FIND_FUNCTION: Final = """
@@ -59,7 +60,7 @@ def run(url: str, *, concurrency: int = 10, drain: bool = False) -> None:
     """
     from pgqueuer.errors import FailingListenerError  # noqa: PLC0415 - the command line starts fast
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logs.configure()
     try:
         asyncio.run(_run(url, concurrency=concurrency, drain=drain))
     except psycopg.Error as error:
@@ -139,9 +140,10 @@ def _call(pool: Pool, job: TimetableJob) -> Callable[[Job], Awaitable[None]]:
         try:
             said = await run_function(pool, job)
         except Exception as error:
-            log.error("%s failed: %s", job.name, error)  # noqa: TRY400 - the queue keeps the trace
+            log.error("job failed", job=job.name, error=str(error))  # noqa: TRY400 - the queue keeps the trace
             raise
-        log.info("%s: %s in %.0f ms", job.name, said, (time.monotonic() - started) * 1000)
+        duration = round((time.monotonic() - started) * 1000)
+        log.info("job done", job=job.name, said=said, duration_ms=duration)
 
     return call
 
@@ -171,7 +173,7 @@ async def _run(url: str, *, concurrency: int, drain: bool) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, manager.shutdown.set)
-        log.info("%d entry points", len(manager.entrypoint_registry))
+        log.info("started", entry_points=len(manager.entrypoint_registry))
         with contextlib.suppress(asyncio.CancelledError):
             await manager.run(
                 batch_size=max(1, concurrency // 2),
