@@ -1,4 +1,4 @@
-"""How processes that nobody watches tell what they do: an event per line, JSON outside a terminal."""
+"""How processes that nobody watches tell what they do: a line per event, JSON off a terminal."""
 
 from __future__ import annotations
 

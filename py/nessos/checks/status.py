@@ -9,6 +9,7 @@ from nessos.db import connect
 from nessos.errors import DatabaseError
 from nessos.jobs import queue
 from nessos.local import database
+from nessos.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +106,8 @@ def check(target: Target) -> list[Part]:
         parts.append(Part("postgres", is_healthy=False, detail=error.message))
         parts += [Part(name, is_healthy=False, detail="unknown") for name in ("schema", "queue")]
         parts += [Part(name, is_healthy=False, detail="unknown") for name in ("worker", "cron")]
-    return parts + _addresses(target)
+    parts += _addresses(target)
+    return [*parts, *_memory()] if target.is_local else parts
 
 
 def schema_state(connection: psycopg.Connection[Any]) -> SchemaState:
@@ -198,3 +200,10 @@ def _addresses(target: Target) -> list[Part]:
             detail = f"{base}/{name}/v1" if code in good else f"{url} answers {code}"
             parts.append(Part(name, code in good, detail))
     return parts
+
+
+def _memory() -> list[Part]:
+    from nessos.local.stack import Stack  # noqa: PLC0415 - a hosted ness.OS has no local stack
+
+    resident = Stack(load()).resident_mb()
+    return [Part("memory", is_healthy=True, detail=f"{resident:.0f} MB resident")]

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -196,7 +197,7 @@ def _welcome(stack: Stack) -> None:
 
 
 def _amount(value: object, unit: str) -> str:
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float | Decimal):
         return "" if value is None else str(value)
     return f"{value:,.{0 if unit == 'count' else 2}f}"
 

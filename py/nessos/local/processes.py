@@ -182,14 +182,14 @@ def resident_mb(records: Iterable[Record]) -> float:
     Returns:
         The sum of their resident sets in MB; shared pages count once per process.
     """
-    total = 0
+    resident: dict[int, int] = {}
     for record in records:
         if (process := record.process()) is None:
             continue
         for member in (process, *_children(process)):
             with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-    return total / 1024 / 1024
+                resident[member.pid] = member.memory_info().rss
+    return sum(resident.values()) / 1024 / 1024
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

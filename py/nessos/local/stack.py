@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -96,6 +97,18 @@ class Stack:
             settings=SMALL,
             password=self.keys.owner_password.get_secret_value(),
         )
+
+    def resident_mb(self) -> float:
+        """Measure the memory of the running stack, Postgres included.
+
+        Returns:
+            MB; 0 when nothing runs.
+        """
+        state = processes.read_state(self.home)
+        running = [state.supervisor, *state.services] if state else []
+        if (pid := self.cluster.pid) is not None and psutil.pid_exists(pid):
+            running.append(processes.Record.of("postgres", pid))
+        return processes.resident_mb(running)
 
     @property
     def owner_url(self) -> str:
