@@ -1,0 +1,17 @@
+"""Every kind of job the worker knows; each module lists its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nessos.jobs.entrypoint import Entrypoint
+
+
+def entrypoints() -> tuple[Entrypoint, ...]:
+    """Collect the entry points of all modules.
+
+    Returns:
+        One per row of `app.job_types`.
+    """
+    return ()
