@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _ASKS: Final = 300
 _TABLES: Final = """
 create schema bench;
+insert into app.job_types (entrypoint, latency_class, description)
+values ('bench.start', 'default', 'Notes when it starts.');
 create table bench.asked (
     id integer primary key, asked_at timestamptz not null, started_at timestamptz
 );

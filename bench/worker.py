@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING
 
 from nessos.jobs import worker
+from nessos.jobs.entrypoint import Entrypoint
 
 if TYPE_CHECKING:
-    from pgqueuer.core.qm import QueueManager
-    from pgqueuer.models import Job
-
-    from nessos.jobs.worker import Pool
+    from nessos.jobs.entrypoint import Task
 
 
-def register(manager: QueueManager, pool: Pool) -> None:
-    """Give the queue the entry point `bench.start`.
+async def start(task: Task) -> None:
+    """Note when a job starts.
 
     Args:
-        manager: The queue.
-        pool: Connections to the database.
+        task: The job.
     """
-
-    @manager.entrypoint("bench.start", accepts_context=False)
-    async def start(job: Job) -> None:
-        started = time.time()
-        async with pool.connection() as connection:
-            await connection.execute(
-                "update bench.asked set started_at = to_timestamp(%s) where id = %s",
-                [started, json.loads(job.payload or b"{}")["id"]],
-            )
+    started = time.time()
+    async with task.pool.connection() as connection:
+        await connection.execute(
+            "update bench.asked set started_at = to_timestamp(%s) where id = %s",
+            [started, task.payload["id"]],
+        )
 
 
 if __name__ == "__main__":
-    worker.REGISTRARS.append(register)
-    worker.run(os.environ["DATABASE_URL"])
+    worker.run(
+        os.environ["DATABASE_URL"],
+        options=worker.Options(),
+        known=[Entrypoint("bench.start", start)],
+    )

@@ -71,5 +71,17 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         if _SECRET_FIELD.search(name) or _PERSONAL_FIELD.match(name):
             event[name] = REDACTED
         elif isinstance(value, str):
-            event[name] = _IN_TEXT.sub(REDACTED, value)
+            event[name] = clean(value)
     return event
+
+
+def clean(text: str) -> str:
+    """Take out of a text what looks like a secret or like personal data.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text without it.
+    """
+    return _IN_TEXT.sub(REDACTED, text)

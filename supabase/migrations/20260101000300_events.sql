@@ -63,7 +63,7 @@ create table public.event_subscriptions (
     pattern text not null constraint event_subscriptions_pattern_check
         check (pattern ~ '^(\*|[a-z]+\.(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*)))$'),
     handler text not null constraint event_subscriptions_handler_check
-        check (handler in ('workflow', 'webhook', 'notification', 'job')),
+        check (handler in ('webhook', 'notification', 'job')),
     config jsonb not null default '{}'
         constraint event_subscriptions_config_check check (jsonb_typeof(config) = 'object'),
     is_active boolean not null default true,

@@ -12,6 +12,7 @@ create table app.job_types (
     priority integer not null generated always as (
         case latency_class when 'high_priority' then 20 when 'default' then 10 else 0 end
     ) stored,
+    is_subscribable boolean not null default false,
     description text not null
 );
 comment on table app.job_types is
@@ -19,6 +20,10 @@ comment on table app.job_types is
     'declares retries, time limit and concurrency of each.';
 comment on column app.job_types.latency_class is
     'high_priority: somebody waits for it; low_priority: reports and analytics; default: the rest.';
+
+comment on column app.job_types.is_subscribable is
+    'An organisation''s event subscription may ask for it: it takes what '
+    'app.enqueue_subscribed_job gives it and does nothing an admin of the organisation may not do.';
 
 -- 2. Functions
 
@@ -77,9 +82,100 @@ comment on function app.enqueue(text, jsonb, uuid, text, interval) is
     'now. Returns the job''s id, or null when a job with this dedupe key is waiting or running. '
     'Errors: job_type_unknown, queue_missing.';
 
+create function app.enqueue_subscribed_job(
+    org uuid, subscription uuid, event uuid, occurred_at timestamptz
+) returns bigint
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_subscription public.event_subscriptions;
+    v_event public.module_events;
+    v_causes integer;
+begin
+    select * into v_subscription from public.event_subscriptions as s
+    where s.org_id = org and s.id = subscription and s.handler = 'job' and s.is_active;
+    if not found then
+        return null;
+    end if;
+    select * into v_event from public.module_events as e
+    where e.org_id = org and e.id = event
+        and e.occurred_at = enqueue_subscribed_job.occurred_at;
+    if not found then
+        return null;
+    end if;
+    with recursive causes as (
+        select v_event.causation_id as id, 1 as number
+        where v_event.causation_id is not null
+        union all
+        select e.causation_id, c.number + 1
+        from causes as c
+        inner join public.module_events as e on e.org_id = org and e.id = c.id
+        where e.causation_id is not null and c.number < 10
+    )
+
+    select count(*) into v_causes from causes as c;
+    if v_causes >= 10 then
+        perform app.raise_error(
+            'event_loop',
+            format('%s is the tenth event in a row that caused the next.', v_event.event_type),
+            'Narrow the pattern of one of the subscriptions.'
+        );
+    end if;
+    return app.enqueue(
+        v_subscription.config ->> 'entrypoint',
+        jsonb_build_object(
+            'subscription_id', subscription, 'event_id', event,
+            'occurred_at', v_event.occurred_at, 'module', v_event.module,
+            'event_type', v_event.event_type, 'entity_type', v_event.entity_type,
+            'entity_id', v_event.entity_id, 'payload', v_event.payload
+        ),
+        org, 'subscribed/' || subscription || '/' || event
+    );
+end;
+$$;
+comment on function app.enqueue_subscribed_job(uuid, uuid, uuid, timestamptz) is
+    'Job event.job: enqueues what a subscription names, with the event. Null when the subscription '
+    'is gone or rests. Errors: event_loop.';
+
+create function app.guard_subscribed_job() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    if not exists (
+        select from app.job_types as t
+        where t.entrypoint = new.config ->> 'entrypoint' and t.is_subscribable
+    ) then
+        perform app.raise_error(
+            'job_not_subscribable',
+            format('%s is no job that a subscription may ask for.',
+                coalesce(new.config ->> 'entrypoint', 'config.entrypoint')),
+            'See app.job_types: is_subscribable.'
+        );
+    end if;
+    return new;
+end;
+$$;
+comment on function app.guard_subscribed_job() is
+    'Trigger: a subscription with the handler job names a job that is open to subscriptions. '
+    'Errors: job_not_subscribable.';
+
+-- 3. Triggers
+
+create trigger event_subscriptions_10_guard_job
+before insert or update of handler, config on public.event_subscriptions
+for each row when (new.handler = 'job')
+execute function app.guard_subscribed_job();
+
 -- 5. Access
 
-grant execute on function app.enqueue(text, jsonb, uuid, text, interval) to service_role;
+grant execute on function
+app.enqueue(text, jsonb, uuid, text, interval),
+app.enqueue_subscribed_job(uuid, uuid, uuid, timestamptz)
+to service_role;
 
 alter table app.job_types enable row level security;
 create policy job_types_select on app.job_types for select
@@ -89,4 +185,24 @@ grant select on app.job_types to authenticated, service_role, analyst;
 -- 6. Reference rows
 
 insert into app.error_keys (key, http, meaning) values
+('event_loop', 422, 'Events and the jobs they ask for cause each other without end.'),
+('job_not_subscribable', 422, 'No event subscription may ask for this job.'),
 ('job_type_unknown', 422, 'The job is not in the catalogue app.job_types.');
+
+insert into app.job_types (entrypoint, latency_class, description) values
+('event.job', 'default', 'Enqueues the job an event subscription names.');
+
+-- The timetable's jobs.
+insert into app.job_types (entrypoint, latency_class, description) values
+('cron.events.rollup', 'default', 'Timetable: counts new events into the aggregates.'),
+('cron.audit.seal', 'default', 'Timetable: chains new audit entries.'),
+('cron.retention.run', 'default', 'Timetable: removes what may be kept no longer.'),
+('cron.metrics.sync', 'default', 'Timetable: hours and cost per contract and month.'),
+('cron.partitions.ensure', 'default', 'Timetable: partitions of the months to come.'),
+('cron.events.recount', 'default', 'Timetable: counts yesterday again and repairs a drift.'),
+('cron.indices.compute', 'default', 'Timetable: the indices of every organisation; on day 1 of the month past.'),
+('cron.contracts.alerts', 'default', 'Timetable: renewals and ends that come near.'),
+('cron.upsell.alerts', 'default', 'Timetable: contracts that outgrow what they include.'),
+('cron.posts.publish', 'default', 'Timetable: publishes the posts whose moment has come.'),
+('cron.proposals.expire', 'default', 'Timetable: expires the proposals past their validity.'),
+('cron.erp.reconcile', 'default', 'Timetable: compares what is contracted with what the ERP billed.');

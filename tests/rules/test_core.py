@@ -762,7 +762,7 @@ def test_a_missing_queue_names_the_way_out(db: Connection) -> None:
     with db.transaction(force_rollback=True):
         db.execute("drop schema pgqueuer cascade")
         with refused("queue_missing") as answer:
-            db.execute("select app.enqueue('x', '{}')")
+            db.execute("select app.enqueue('event.job', '{}')")
     assert "nessos db push" in f"{answer.detail} {answer.hint}"
 
 

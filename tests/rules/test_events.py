@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
+from tests.jobs import add_job_type
 from tests.people import (
     Connection,
     Org,
@@ -226,7 +228,11 @@ def test_an_event_names_who_acted(
 def test_a_subscription_enqueues_a_job_in_the_same_transaction_for_matching_events_only(
     db: Connection, world: World
 ) -> None:
-    subscribe = "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'job')"
+    subscribe = (
+        "insert into event_subscriptions (org_id, pattern, handler, config)"
+        """ values (%s, %s, 'job', '{"entrypoint": "test.echo"}')"""
+    )
+    add_job_type(db, "test.echo", is_subscribable=True)
     with as_member(db, world.a, "admin"):
         db.execute(subscribe, (world.a.org, "data.event_aggregates.*"))
         db.execute(subscribe, (world.a.org, "fin.contract.*"))
@@ -249,47 +255,136 @@ def test_a_malformed_subscription_pattern_is_refused(
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation), db.transaction():
         db.execute(
-            "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'job')",
+            "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'webhook')",
             (world.a.org, pattern),
         )
+
+
+def test_workflows_cannot_be_subscribed_to_until_there_are_any(
+    db: Connection, world: World
+) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation), db.transaction():
+        db.execute(
+            "insert into event_subscriptions (org_id, pattern, handler) values (%s, '*', 'workflow')",
+            (world.a.org,),
+        )
+
+
+@pytest.mark.parametrize("config", ["{}", '{"entrypoint": "test.closed"}', '{"entrypoint": "x"}'])
+def test_a_subscription_may_ask_only_for_a_job_that_is_open_to_subscriptions(
+    db: Connection, world: World, config: str
+) -> None:
+    add_job_type(db, "test.closed")
+    with as_member(db, world.a, "admin"), refused("job_not_subscribable"):
+        db.execute(
+            "insert into event_subscriptions (org_id, pattern, handler, config) values (%s, '*', 'job', %s)",
+            (world.a.org, config),
+        )
+
+
+def subscribe_job(db: Connection, org: Org, pattern: str = "data.event_aggregates.*") -> UUID:
+    """Subscribe a job that is open to subscriptions; give the subscription."""
+    add_job_type(db, "test.echo", is_subscribable=True)
+    row = db.execute(
+        "insert into event_subscriptions (org_id, pattern, handler, config)"
+        """ values (%s, %s, 'job', '{"entrypoint": "test.echo"}') returning id""",
+        (org.org, pattern),
+    ).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
+
+
+def subscribed_job(db: Connection, org: Org, subscription: UUID, event: UUID) -> int | None:
+    """Do what the job event.job does; give the job it enqueued."""
+    row = db.execute(
+        "select app.enqueue_subscribed_job(%s, %s, %s, (select occurred_at from module_events where id = %s))",
+        (org.org, subscription, event, event),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def test_a_subscribed_job_gets_the_event(db: Connection, world: World) -> None:
+    subscription = subscribe_job(db, world.a)
+    event = record(db, world.a)
+    job = subscribed_job(db, world.a, subscription, event)
+    row = db.execute(
+        "select entrypoint, convert_from(payload, 'UTF8')::jsonb, headers ->> 'org_id'"
+        " from pgqueuer.pgqueuer where id = %s",
+        (job,),
+    ).fetchone()
+    assert row is not None
+    assert (row[0], row[2]) == ("test.echo", str(world.a.org))
+    assert row[1]["event_id"] == str(event)
+    assert row[1]["event_type"] == "event_aggregates.drifted"
+    assert subscribed_job(db, world.a, subscription, event) is None
+
+
+def test_a_subscription_that_rests_or_belongs_to_another_enqueues_nothing(
+    db: Connection, world: World
+) -> None:
+    subscription = subscribe_job(db, world.a)
+    event = record(db, world.a)
+    assert subscribed_job(db, world.b, subscription, event) is None
+    db.execute("update event_subscriptions set is_active = false where id = %s", (subscription,))
+    assert subscribed_job(db, world.a, subscription, event) is None
+
+
+def test_events_that_cause_each_other_without_end_are_stopped(db: Connection, world: World) -> None:
+    subscription = subscribe_job(db, world.a)
+    event = record(db, world.a)
+    for _ in range(9):
+        assert subscribed_job(db, world.a, subscription, event) is not None
+        db.execute("select set_config('app.causation_id', %s, true)", (str(event),))
+        event = record(db, world.a)
+    assert subscribed_job(db, world.a, subscription, event) is not None
+    db.execute("select set_config('app.causation_id', %s, true)", (str(event),))
+    event = record(db, world.a)
+    with refused("event_loop"):
+        subscribed_job(db, world.a, subscription, event)
 
 
 def test_a_job_needs_the_queue_and_the_error_names_the_remedy(db: Connection) -> None:
     db.execute("alter schema pgqueuer rename to gone")
     with refused("queue_missing") as answer:
-        db.execute("select app.enqueue('x', '{}')")
+        db.execute("select app.enqueue('event.job', '{}')")
     assert "nessos db push" in answer.hint
 
 
-def test_enqueue_takes_delay_priority_and_one_job_per_dedupe_key(
+def test_enqueue_takes_the_priority_of_the_class_and_one_job_per_dedupe_key(
     db: Connection, world: World
 ) -> None:
-    enqueue = "select app.enqueue('probe', '{\"a\": 1}', %s, 'only-one', '1 hour', 7)"
+    add_job_type(db, "test.urgent", latency_class="high_priority")
+    enqueue = "select app.enqueue('test.urgent', '{\"a\": 1}', %s, 'only-one', '30 s')"
     first, second = (db.execute(enqueue, (world.a.org,)).fetchone() for _ in range(2))
     assert first is not None
     assert first[0] is not None
     assert second == (None,)
     job = db.execute(
         "select priority, convert_from(payload, 'UTF8')::jsonb, headers ->> 'org_id',"
-        " execute_after > now() + interval '59 minutes', status::text from pgqueuer.pgqueuer where id = %s",
+        " execute_after > now() + interval '29 s', status::text from pgqueuer.pgqueuer where id = %s",
         first,
     ).fetchone()
-    assert job == (7, {"a": 1}, str(world.a.org), True, "queued")
+    assert job == (20, {"a": 1}, str(world.a.org), True, "queued")
 
 
 def test_a_job_of_a_rolled_back_transaction_never_existed(db: Connection) -> None:
     with db.transaction(force_rollback=True):
-        db.execute("select app.enqueue('probe', '{}')")
+        db.execute("select app.enqueue('event.job', '{}')")
     assert db.execute(
-        "select count(*) from pgqueuer.pgqueuer where entrypoint = 'probe'"
+        "select count(*) from pgqueuer.pgqueuer where entrypoint = 'event.job'"
     ).fetchone() == (0,)
+
+
+def test_a_job_outside_the_catalogue_is_refused(db: Connection) -> None:
+    with refused("job_type_unknown"):
+        db.execute("select app.enqueue('test.unknown', '{}')")
 
 
 @pytest.mark.parametrize("role", ["owner", "employee"])
 def test_clients_cannot_enqueue_or_roll_up(db: Connection, world: World, role: str) -> None:
     with as_member(db, world.a, role):
         with denied():
-            db.execute("select app.enqueue('x', '{}')")
+            db.execute("select app.enqueue('event.job', '{}')")
         with denied():
             db.execute("select app.rollup_events()")
 

@@ -20,18 +20,32 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     *,
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            help="Latency classes to take jobs of, separated by commas:"
+            " high_priority, default, low_priority. All if not given."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs at the same time; NESSOS_WORKER_CONCURRENCY if not given."),
+    ] = None,
     drain: Annotated[
         bool, typer.Option("--drain", help="Stop when the queue is empty instead of waiting.")
     ] = False,
 ) -> None:
     """Take jobs from the queue and run them, until stopped."""
-    from nessos.jobs.worker import run
+    from nessos.jobs.worker import CLASSES, Options, run
     from nessos.target import resolve
 
     settings = load()
-    target = resolve(settings)
+    classes = tuple(name.strip() for name in queues.split(",")) if queues else CLASSES
+    if unknown := set(classes) - set(CLASSES):
+        raise typer.BadParameter(
+            f"no such class: {', '.join(sorted(unknown))}", param_hint="--queues"
+        )
     run(
-        target.database_url.get_secret_value(),
-        concurrency=settings.worker_concurrency,
-        drain=drain,
+        resolve(settings).database_url.get_secret_value(),
+        options=Options(classes, concurrency or settings.worker_concurrency, drain),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nessos import events
+from nessos.jobs import timetable
+
 if TYPE_CHECKING:
     from nessos.jobs.entrypoint import Entrypoint
 
@@ -14,4 +17,4 @@ def entrypoints() -> tuple[Entrypoint, ...]:
     Returns:
         One per row of `app.job_types`.
     """
-    return ()
+    return (*events.ENTRYPOINTS, *timetable.entrypoints())

@@ -49,7 +49,7 @@ MESSAGE: Final = RetryPolicy((1, 5, 25))
 """For messages to people (RENUM's document)."""
 
 INTEGRATION: Final = RetryPolicy((2, 4, 8, 16, 30))
-"""For calls of other services: 2 s × 2ⁿ, at most 30 s (Somos' document)."""
+"""For calls of other services: 2 s doubled each time, at most 30 s (Somos' document)."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class Task:
 class Entrypoint:
     """A kind of job. Its latency class stands in `app.job_types`, which lists the same names.
 
-    A handler raises `RetryError` or anything unexpected to be tried again by the policy, `WaitError`
-    to be tried again not before a moment, `GiveUpError` or `RuleError` to be held at once.
+    A handler raises `RetryError` or anything unexpected to be tried again by the policy,
+    `WaitError` to be tried again not before a moment, which is no attempt but is done for a day at
+    most, `GiveUpError` or `RuleError` to be held at once.
 
     Attributes:
         name: Its name in the queue, `<concern>.<what>`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import sql
@@ -13,60 +13,30 @@ from psycopg.rows import scalar_row
 from nessos.errors import from_psycopg
 
 if TYPE_CHECKING:
-    from pgqueuer.ports.driver import NotifyCallback
+    from pgqueuer.ports.driver import Driver
     from pgqueuer.queries import Queries
 
 SCHEMA: Final = "pgqueuer"
 
 
-def queries(
-    connection: psycopg.AsyncConnection, listener: psycopg.AsyncConnection | None = None
-) -> Queries:
+def queries(driver: Driver) -> Queries:
     """Bind pgqueuer's statements to our schema, whatever the environment says.
 
-    pgqueuer waits for notifications on the connection it queries on, holding it for up to a second:
-    an idle worker would start a job that late. With a connection of its own for listening it starts
-    at once.
-
     Args:
-        connection: An autocommit connection.
-        listener: Another one, for a worker; None when nothing listens.
+        driver: The connection.
 
     Returns:
         The statements.
     """
     # Imported here: the command line must start fast.
-    from pgqueuer.adapters.drivers.psycopg import PsycopgDriver  # noqa: PLC0415
     from pgqueuer.adapters.persistence import qb  # noqa: PLC0415
     from pgqueuer.domain.settings import DBSettings  # noqa: PLC0415
-    from pgqueuer.queries import Queries  # noqa: PLC0415
 
-    class SplitDriver(PsycopgDriver):
-        """Queries on one connection, listens on the other."""
-
-        def __init__(
-            self, connection: psycopg.AsyncConnection, listener: psycopg.AsyncConnection
-        ) -> None:
-            super().__init__(connection)
-            self._ears = PsycopgDriver(listener)
-
-        async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
-            await self._ears.add_listener(channel, callback)
-
-        async def remove_listener(self, channel: str, callback: NotifyCallback) -> None:
-            await self._ears.remove_listener(channel, callback)
-
-        async def __aenter__(self) -> Self:
-            await self._ears.__aenter__()
-            return await super().__aenter__()
-
-        async def __aexit__(self, *error: object) -> None:
-            await super().__aexit__(*error)
-            await self._ears.__aexit__(*error)
+    from nessos.jobs.owned import OwnedQueries  # noqa: PLC0415
 
     settings = DBSettings(db_schema=SCHEMA)
-    return Queries(
-        SplitDriver(connection, listener) if listener else PsycopgDriver(connection),
+    return OwnedQueries(
+        driver,
         qbe=qb.QueryBuilderEnvironment(settings),
         qbq=qb.QueryQueueBuilder(settings),
         qbs=qb.QuerySchedulerBuilder(settings),
@@ -130,9 +100,11 @@ def pending(url: str) -> list[str]:
 
 
 async def _install(url: str, *, dry_run: bool) -> str:
+    from pgqueuer.adapters.drivers.psycopg import PsycopgDriver  # noqa: PLC0415 - as above
+
     try:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            statements = queries(connection)
+            statements = queries(PsycopgDriver(connection))
             if not await statements.schema_is_installed():
                 if dry_run:
                     return "queue schema: to be installed"
@@ -163,9 +135,11 @@ async def _mark(connection: psycopg.AsyncConnection) -> None:
 
 
 async def _pending(url: str) -> list[str]:
+    from pgqueuer.adapters.drivers.psycopg import PsycopgDriver  # noqa: PLC0415 - as above
+
     try:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            statements = queries(connection)
+            statements = queries(PsycopgDriver(connection))
             if not await statements.schema_is_installed():
                 return ["install the queue's schema"]
             plan = await statements.plan_upgrade()
