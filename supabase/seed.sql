@@ -204,14 +204,39 @@ from (values ('433', 0.40, 0.5), ('189', 0.35, 1.1), ('188', 0.38, 0.5)) as i (s
     width)
 cross join generate_series(1, 30) as month_back;
 
+-- CDI (12) in percent per bank day, and the closing dollar.
+insert into public.bcb_rates_snapshot (series, date, value)
+select
+    '12' as series,
+    bank_day as date,
+    0.055131 as value
+from app.value_days('daily', pg_temp.today() - 400, pg_temp.today()) as bank_day;
+
 insert into public.bcb_rates_snapshot (series, date, buy, sell)
 select
     'USD' as series,
-    pg_temp.today() - day_back as date,
-    round((5.30 + pg_temp.share('usd' || day_back) * 0.2)::numeric, 4) as buy,
-    round((5.3006 + pg_temp.share('usd' || day_back) * 0.2)::numeric, 4) as sell
-from generate_series(1, 45) as day_back
-where extract(isodow from pg_temp.today() - day_back) < 6;
+    bank_day as date,
+    round((5.30 + pg_temp.share('usd' || (pg_temp.today() - bank_day)) * 0.2)::numeric, 4) as buy,
+    round(
+        (5.3006 + pg_temp.share('usd' || (pg_temp.today() - bank_day)) * 0.2)::numeric, 4
+    ) as sell
+from app.value_days('daily', pg_temp.today() - 45, pg_temp.today()) as bank_day;
+
+insert into public.bcb_sync_log (
+    run_id, series, from_on, to_on, stored_to, status, rows_read, rows_created, finished_at
+)
+select
+    pg_temp.id('rates') as run_id,
+    r.series,
+    min(r.date) as from_on,
+    pg_temp.today() as to_on,
+    pg_temp.today() as stored_to,
+    'succeeded' as status,
+    count(*) as rows_read,
+    count(*) as rows_created,
+    app.now() as finished_at
+from public.bcb_rates_snapshot as r
+group by r.series;
 
 -- What the company knows and sells
 

@@ -1,4 +1,4 @@
--- Data snapshots: what the ERP and the Banco Central said, as they said it, and what is missing.
+-- Data snapshots: what the ERP said, as it said it, and what is missing.
 -- Depends on: core, core_access, core_audit, events.
 -- Asked for by: domain §5 (data), ness-os-data-massa "Tabelas envolvidas".
 
@@ -108,32 +108,6 @@ create index erp_receivables_due_on_idx on public.erp_receivables (org_id, due_o
 create index erp_receivables_omie_codigo_idx on public.erp_receivables (org_id, omie_codigo);
 create index erp_receivables_client_id_idx on public.erp_receivables (org_id, client_id);
 
-create table public.bcb_rates_snapshot (
-    series text not null
-        constraint bcb_rates_snapshot_series_check check (series ~ '^[A-Za-z0-9_.-]{1,40}$'),
-    date date not null,
-    value numeric(18, 8),
-    buy numeric(18, 8) constraint bcb_rates_snapshot_buy_check check (buy > 0),
-    sell numeric(18, 8) constraint bcb_rates_snapshot_sell_check check (sell > 0),
-    created_at timestamptz not null default app.now(),
-    updated_at timestamptz not null default app.now(),
-    primary key (series, date),
-    constraint bcb_rates_snapshot_value_check
-        check (value is not null or buy is not null or sell is not null)
-);
-comment on table public.bcb_rates_snapshot is
-    '[data] Series (SGS) and exchange rates (PTAX) of the Banco Central. Global: the same for '
-    'every organisation. Kept 60 months.';
-comment on column public.bcb_rates_snapshot.series is
-    'SGS code (433 IPCA, 189 IGP-M, 188 INPC, 432 Selic …) or PTAX currency such as USD.';
-comment on column public.bcb_rates_snapshot.date is
-    'Day of the value; monthly series are dated on day 1 of their month.';
-comment on column public.bcb_rates_snapshot.value is
-    'In the unit of the series; monthly indices in percent of the month. Null for a currency.';
-comment on column public.bcb_rates_snapshot.buy is 'BRL per unit of the currency, bought.';
-comment on column public.bcb_rates_snapshot.sell is 'BRL per unit of the currency, sold.';
-comment on column public.bcb_rates_snapshot.updated_at is 'When the value was last revised.';
-
 create table public.data_gaps (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
@@ -161,60 +135,6 @@ comment on column public.data_gaps.period is 'Day the gap starts, or first day o
 comment on column public.data_gaps.item is
     'Which series, client or title; empty for the whole dataset.';
 
--- 2. Functions
-
-create function app.monthly_index(series text, month date) returns numeric
-language sql
-stable
-set search_path = ''
-as $$
-    select r.value
-    from public.bcb_rates_snapshot as r
-    where r.series = monthly_index.series and r.date = app.month_start(monthly_index.month)
-$$;
-comment on function app.monthly_index(text, date) is
-    'Value of a monthly series (percent of the month) for the month a day lies in; null when not '
-    'published.';
-
-create function public.upsert_bcb_rates(rates jsonb) returns setof public.bcb_rates_snapshot
-language plpgsql
-set search_path = ''
-as $$
-begin
-    if rates is null or jsonb_typeof(rates) <> 'array' then
-        perform app.raise_error(
-            'bad_input', 'rates is not an array.', 'Send [{"series", "date", "value"}].'
-        );
-    end if;
-    begin
-        return query
-        insert into public.bcb_rates_snapshot as kept (series, date, value, buy, sell)
-        select distinct on (given.series, given.date)
-            given.series, given.date, given.value, given.buy, given.sell
-        from jsonb_array_elements(rates) with ordinality as element (item, place)
-        cross join lateral jsonb_to_record(element.item) as given (
-            series text, date date, value numeric, buy numeric, sell numeric
-        )
-        order by given.series, given.date, element.place desc
-        on conflict (series, date) do update
-            set
-                value = excluded.value, buy = excluded.buy, sell = excluded.sell,
-                updated_at = app.now()
-            where (kept.value, kept.buy, kept.sell)
-                is distinct from (excluded.value, excluded.buy, excluded.sell)
-        returning kept.*;
-    exception
-        when data_exception or integrity_constraint_violation then
-            perform app.raise_error(
-                'bad_input', sqlerrm, 'Dates are ISO, numbers have a decimal point.'
-            );
-    end;
-end;
-$$;
-comment on function public.upsert_bcb_rates(jsonb) is
-    'Stores an array of {series, date, value | buy, sell}; a revised value replaces the old one. '
-    'Returns only rows that changed. Worker only.';
-
 -- 3. Triggers
 
 create trigger erp_sync_log_10_guard_status
@@ -241,19 +161,6 @@ select app.protect_table('public.erp_sync_log', 'data', null, '{select}');
 select app.protect_table('public.erp_revenue_snapshot', 'data', null, '{select}');
 select app.protect_table('public.erp_receivables', 'data', null, '{select}');
 select app.protect_table('public.data_gaps', 'data', null, '{select}');
-
--- The same for every organisation, so no organisation decides: any signed-in person reads it.
-alter table public.bcb_rates_snapshot enable row level security;
-alter table public.bcb_rates_snapshot force row level security;
-create policy bcb_rates_snapshot_select on public.bcb_rates_snapshot for select
-to authenticated using (true);
-create policy bcb_rates_snapshot_select_analyst on public.bcb_rates_snapshot for select
-to analyst using (true);
-grant select on public.bcb_rates_snapshot to authenticated, analyst;
-grant select, insert, update, delete on public.bcb_rates_snapshot to service_role;
-
-grant execute on function app.monthly_index(text, date) to authenticated, service_role, analyst;
-grant execute on function public.upsert_bcb_rates(jsonb) to service_role;
 
 -- 6. Reference rows
 

@@ -1,5 +1,5 @@
 -- Contracts in time: changes of value, yearly adjustment with its exact factors, alerts.
--- Depends on: core, core_access, core_audit, events, data_snapshots, contracts.
+-- Depends on: core, core_access, core_audit, events, data_rates, contracts.
 -- Asked for by: domain §5 (contracts), §6 (contracts.alerts).
 
 -- 1. Tables
@@ -179,12 +179,11 @@ comment on function public.change_contract_mrr(uuid, numeric, text, date) is
 
 create function app.index_series(adjustment_index text) returns text
 language sql
-immutable
+stable
 set search_path = ''
 as $$
-    select case adjustment_index
-        when 'IPCA' then '433' when 'IGPM' then '189' when 'INPC' then '188'
-    end
+    select s.series from public.bcb_series as s
+    where s.key = adjustment_index and s.kind = 'rate' and s.frequency = 'monthly'
 $$;
 comment on function app.index_series(text) is
     'SGS code of a price index at the Banco Central; null for fixed and none.';
@@ -202,10 +201,9 @@ declare
     v_first date := (app.month_start(month) - interval '12 months')::date;
     v_last date := (app.month_start(month) - interval '1 month')::date;
     v_series text;
+    v_days date[];
     v_values numeric[];
-    v_missing text;
-    v_value numeric;
-    v_factor numeric := 1;
+    v_factor numeric;
 begin
     perform app.require_access(org, 'contracts', 'write');
     select * into v_contract from public.contracts as c
@@ -247,24 +245,10 @@ begin
         v_factor := 1 + v_contract.fixed_adjustment_pct * 0.01;
     else
         -- The twelve months that end the month before: for March, last year's March to February.
-        select
-            array_agg(app.monthly_index(v_series, m::date) order by m),
-            string_agg(to_char(m, 'YYYY-MM'), ', ' order by m)
-                filter (where app.monthly_index(v_series, m::date) is null)
-        into v_values, v_missing
-        from generate_series(v_first::timestamp, v_last::timestamp, interval '1 month') as m;
-        if v_missing is not null then
-            perform app.raise_error(
-                'index_values_missing',
-                format(
-                    '%s (series %s) lacks %s.', v_contract.adjustment_index, v_series, v_missing
-                ),
-                'Synchronise the rates of the Banco Central.'
-            );
-        end if;
-        foreach v_value in array v_values loop
-            v_factor := v_factor * (1 + v_value * 0.01); -- products of numerics are exact
-        end loop;
+        -- Read once, so that the lines are what the factor was made of.
+        select array_agg(p.date), array_agg(p.value) into v_days, v_values
+        from app.period_values(v_series, v_first, v_month) as p;
+        v_factor := app.compound(v_values);
     end if;
 
     insert into public.contract_adjustments as a (
@@ -291,10 +275,8 @@ begin
     insert into public.contract_adjustment_lines (
         org_id, adjustment_id, position, series, month, value
     )
-    select
-        org, v_row.id, given.place, v_series,
-        v_first + make_interval(months => given.place::integer - 1), given.value
-    from unnest(v_values) with ordinality as given (value, place);
+    select org, v_row.id, given.place, v_series, given.day, given.value
+    from unnest(v_days, v_values) with ordinality as given (day, value, place);
     perform app.set_contract_mrr(org, contract, v_row.mrr_after, v_row.explanation, v_month);
     return v_row;
 end;
@@ -458,8 +440,7 @@ insert into app.error_keys (key, http, meaning) values
 ('contract_not_adjustable', 409, 'Only an active or suspended contract is adjusted.'),
 ('contract_without_index', 422, 'The contract has no adjustment index.'),
 ('adjustment_in_future', 422, 'A contract is adjusted from a month that has begun.'),
-('contract_already_adjusted', 409, 'The contract has been adjusted for this month.'),
-('index_values_missing', 422, 'Not all twelve monthly values of the index are known.');
+('contract_already_adjusted', 409, 'The contract has been adjusted for this month.');
 
 insert into app.event_types (module, event_type, description, payload_keys) values
 (

@@ -125,7 +125,10 @@ begin
             select
                 coalesce(jsonb_object_agg(l.entity, l.finished_at), '{}')
                 || jsonb_build_object(
-                    'bcb', (select max(b.updated_at) from public.bcb_rates_snapshot as b)
+                    'bcb', (
+                        select max(b.finished_at) from public.bcb_sync_log as b
+                        where b.status = 'succeeded'
+                    )
                 )
             from (
                 select s.entity, max(s.finished_at) as finished_at

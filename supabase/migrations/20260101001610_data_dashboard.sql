@@ -210,7 +210,7 @@ as $$
 declare
     v_month date := app.month_start(app.org_today(null));
     v_revenue bigint;
-    v_rates bigint;
+    v_syncs bigint;
     v_aggregates bigint;
     v_hits bigint;
     v_partitions integer;
@@ -221,8 +221,8 @@ begin
     end if;
     delete from public.erp_revenue_snapshot as s where s.month < v_month - interval '36 months';
     get diagnostics v_revenue = row_count;
-    delete from public.bcb_rates_snapshot as b where b.date < v_month - interval '60 months';
-    get diagnostics v_rates = row_count;
+    delete from public.bcb_sync_log as b where b.started_at < v_month - interval '24 months';
+    get diagnostics v_syncs = row_count;
     delete from public.event_aggregates as a where a.period < v_month - interval '24 months';
     get diagnostics v_aggregates = row_count;
     delete from app.rate_hits as h where h.hit_at < app.now() - interval '1 day';
@@ -235,14 +235,14 @@ begin
         (v_month - make_interval(months => v_months))::date
     );
     return jsonb_build_object(
-        'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_rates_snapshot', v_rates,
+        'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_sync_log', v_syncs,
         'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'event_partitions', v_partitions,
         'event_retention_months', v_months
     );
 end;
 $$;
 comment on function app.run_retention() is
-    'Job: removes revenue snapshots beyond 36 months, rates beyond 60, aggregates beyond 24, '
+    'Job: removes revenue snapshots beyond 36 months, syncs of rates and aggregates beyond 24, '
     'events beyond the longest event_retention_months, rate hits beyond a day. '
     'Returns what it removed.';
 

@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, str] = LINES["arguments"]
 AUDIENCES = {
     "anyone": {"anon", "authenticated", "service_role"},
     "signed_in": {"authenticated", "service_role"},
+    "reader": {"authenticated", "service_role", "analyst"},
     "worker": {"service_role"},
 }
 

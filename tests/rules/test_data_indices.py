@@ -577,9 +577,14 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     for month in (date(2028, 2, 1), date(2028, 3, 1)):
         bill(db, world.a, 1, month)
     db.execute(
-        "insert into public.bcb_rates_snapshot (series, date, value)"
-        " values ('433', '2026-02-28', 1), ('433', '2026-03-01', 1)"
+        "insert into public.bcb_rates_snapshot (series, date, value) values ('433', '1980-01-01', 1)"
     )
+    for month in ("2029-02-28", "2029-03-01"):
+        db.execute(
+            "insert into public.bcb_sync_log (run_id, series, from_on, to_on, started_at)"
+            " values (gen_random_uuid(), '433', %(day)s::date, %(day)s::date, %(day)s::date)",
+            {"day": month},
+        )
     db.execute(
         "insert into public.event_aggregates (org_id, period, module, event_type, count)"
         " values (%(org)s, '2029-02-28', 'growth', 'lead.created', 1),"
@@ -596,15 +601,16 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     counts = row[0]
     assert counts.pop("event_partitions") > 0
     assert counts == {
-        "skipped": False, "erp_revenue_snapshot": 1, "bcb_rates_snapshot": 1, "event_aggregates": 1,
+        "skipped": False, "erp_revenue_snapshot": 1, "bcb_sync_log": 1, "event_aggregates": 1,
         "rate_hits": 1, "event_retention_months": 24,
     }  # fmt: skip
     assert db.execute("select min(month) from public.erp_revenue_snapshot").fetchone() == (
         date(2028, 3, 1),
     )
-    assert db.execute("select min(date) from public.bcb_rates_snapshot").fetchone() == (
-        date(2026, 3, 1),
-    )
+    assert db.execute("select from_on from public.bcb_sync_log").fetchall() == [(date(2029, 3, 1),)]
+    assert db.execute("select date from public.bcb_rates_snapshot").fetchall() == [
+        (date(1980, 1, 1),)
+    ]
     with as_member(db, world.a, "owner"), denied():
         db.execute("select app.run_retention()")
 

@@ -1,8 +1,5 @@
-"""Snapshots: rates of the Banco Central, ERP rows and their clients, what may be read by whom."""
+"""Snapshots: ERP rows and their clients, gaps, what may be read by whom."""
 
-import json
-from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -12,8 +9,6 @@ from tests.people import (
     Connection,
     Org,
     World,
-    as_analyst,
-    as_anon,
     as_member,
     as_worker,
     denied,
@@ -21,17 +16,6 @@ from tests.people import (
 )
 
 TABLES = ("erp_sync_log", "erp_revenue_snapshot", "erp_receivables", "data_gaps")
-
-
-def upsert(db: Connection, *rates: dict[str, Any]) -> list[tuple[str, str, Decimal | None]]:
-    """Upsert rates as the worker; give the rows that changed."""
-    with as_worker(db):
-        rows = db.execute(
-            "select series, date::text, value from public.upsert_bcb_rates(%s)"
-            " order by series, date",
-            (json.dumps(rates),),
-        ).fetchall()
-    return [tuple(row) for row in rows]
 
 
 def bill(db: Connection, org: Org, code: int, value: str, basis: str = "issued") -> UUID:
@@ -54,78 +38,6 @@ def linked_client(db: Connection, row: UUID) -> UUID | None:
     assert found
     client: UUID | None = found[0]
     return client
-
-
-def test_rates_are_stored_exactly_as_the_decimal_text_they_come_in(db: Connection) -> None:
-    changed = upsert(db, {"series": "433", "date": "2026-01-01", "value": "0.33000001"})
-    assert changed == [("433", "2026-01-01", Decimal("0.33000001"))]
-
-
-def test_only_new_and_revised_rates_are_answered(db: Connection) -> None:
-    first = {"series": "433", "date": "2026-01-01", "value": "0.33"}
-    second = {"series": "433", "date": "2026-02-01", "value": "0.70"}
-    assert len(upsert(db, first, second)) == 2
-    assert upsert(db, first, second) == []
-    revised = upsert(db, first, second | {"value": "0.71"})
-    assert revised == [("433", "2026-02-01", Decimal("0.71"))]
-
-
-def test_of_a_rate_given_twice_in_one_call_the_last_counts(db: Connection) -> None:
-    rate = {"series": "189", "date": "2026-01-01"}
-    changed = upsert(db, rate | {"value": "1"}, rate | {"value": "2"})
-    assert changed == [("189", "2026-01-01", Decimal(2))]
-
-
-def test_a_currency_has_buy_and_sell_instead_of_a_value(db: Connection) -> None:
-    upsert(db, {"series": "USD", "date": "2026-01-05", "buy": 5.41, "sell": "5.42"})
-    row = db.execute(
-        "select value, buy, sell from public.bcb_rates_snapshot where series = 'USD'"
-    ).fetchone()
-    assert row == (None, Decimal("5.41"), Decimal("5.42"))
-
-
-@pytest.mark.parametrize(
-    "rates",
-    [
-        {"series": "433"},
-        [{"series": "433", "date": "31/12/2025", "value": "1"}],
-        [{"series": "433", "date": "2026-01-01", "value": "0,33"}],
-        [{"series": "433", "date": "2026-01-01"}],
-        [{"series": "", "date": "2026-01-01", "value": "1"}],
-        ["433"],
-        None,
-    ],
-)
-def test_malformed_rates_are_refused_whole(db: Connection, rates: object) -> None:
-    with as_worker(db), refused("bad_input"):
-        db.execute("select public.upsert_bcb_rates(%s)", (json.dumps(rates),))
-
-
-def test_only_the_worker_writes_rates_and_everybody_signed_in_reads_them(
-    db: Connection, world: World
-) -> None:
-    upsert(db, {"series": "433", "date": "2026-01-01", "value": "0.33"})
-    for role in ("employee", "client", "owner"):
-        with as_member(db, world.b, role):
-            row = db.execute("select value from public.bcb_rates_snapshot").fetchone()
-            assert row == (Decimal("0.33"),)
-            with denied():
-                db.execute("select public.upsert_bcb_rates('[]')")
-            with denied():
-                db.execute("update public.bcb_rates_snapshot set value = 9")
-    with as_analyst(db):
-        assert db.execute("select count(*) from public.bcb_rates_snapshot").fetchone() == (1,)
-    with as_anon(db), denied():
-        db.execute("select 1 from public.bcb_rates_snapshot")
-
-
-def test_the_index_of_a_month_is_found_from_any_of_its_days(db: Connection) -> None:
-    upsert(db, {"series": "433", "date": "2026-02-01", "value": "0.70"})
-    row = db.execute(
-        "select app.monthly_index('433', '2026-02-28'), app.monthly_index('433', '2026-03-01'),"
-        " app.monthly_index('188', '2026-02-01')"
-    ).fetchone()
-    assert row == (Decimal("0.70"), None, None)
 
 
 def test_one_row_stands_per_month_client_and_basis(db: Connection, world: World) -> None:
