@@ -847,9 +847,9 @@ begin
         end loop;
     end loop;
     perform set_config('app.now', '', false);
-    perform app.raise_contract_alerts_job();
-    perform app.raise_upsell_alerts_job();
     for v_company in select * from company loop
+        perform app.raise_contract_alerts(pg_temp.id(v_company.slug));
+        perform app.raise_upsell_alerts(pg_temp.id(v_company.slug));
         perform public.compute_data_indices(pg_temp.id(v_company.slug), app.month_start(pg_temp.today()));
     end loop;
 end;

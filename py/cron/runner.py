@@ -1,129 +1,121 @@
-"""The runner: at each job's hour, one row in the queue.
+"""The runner: at each job's hour, its runs in the queue.
 
-Two runners may run at once: whoever comes second finds in the queue's log that this hour's job has
-been queued already. A runner that cannot reach the database keeps what is due until it can.
+What is due is asked of the database: its clock, and how far each job is. So a runner that was down,
+or whose database was away, catches up the last fire time that it missed; and of several runners
+one fires.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
-import time
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
-from zoneinfo import ZoneInfo
 
 import psycopg
 import structlog
-from apscheduler.events import EVENT_JOB_EXECUTED, JobExecutionEvent
-from apscheduler.executors.base import BaseExecutor
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from psycopg import sql
+from psycopg.rows import scalar_row
 
-from cron.timetable import Job, load
+from cron.timetable import load
 from nessos import logs
 from nessos.db import APPLICATION, translated
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import FrameType
+    from uuid import UUID
+
+    from cron.timetable import Job, Timetable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.cron")
 
 HEARTBEAT_S: Final = 10
-"""How often the runner shows the database that it lives, in seconds."""
+"""How often the runner looks whether anything is due that it has missed, in seconds."""
 
-_CLOCK_SKEW: Final = timedelta(seconds=30)
-
-_ENQUEUE: Final = """
-select app.enqueue(
-    entrypoint => %(entrypoint)s,
-    payload => %(payload)s::jsonb,
-    dedupe_key => %(dedupe_key)s
-)
+_PROGRESS: Final = """
+select j.job, j.last_fire_at, app.now() as now from app.follow_cron_jobs(%s) as j
 """
 
-_ENQUEUE_ONCE: Final = (
-    _ENQUEUE
-    + """
-where not exists (
-    select from pgqueuer.pgqueuer_log as l
-    where l.entrypoint = %(entrypoint)s and l.status = 'queued' and l.created >= %(since)s
-)
-"""
-)
+
+class Trigger(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
+    """Tells APScheduler when a job is due next.
+
+    Args:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        """Give the next fire time; what has passed meanwhile is one fire time.
+
+        Args:
+            previous: The last one it was asked for.
+            now: The moment.
+
+        Returns:
+            The first after both.
+        """
+        return self._job.next_fire_time(max(previous or now, now))
 
 
-@dataclass(frozen=True)
-class _Due:
-    """One job at one hour."""
-
-    job: Job
-    fire_time: datetime
-
-    def parameters(self) -> dict[str, object]:
-        at = self.fire_time.isoformat(timespec="seconds")
-        return {
-            "entrypoint": self.job.entrypoint,
-            "payload": json.dumps({"job": self.job.name, "fire_time": at}),
-            "dedupe_key": f"{self.job.entrypoint}@{at}",
-            "since": self.fire_time - _CLOCK_SKEW,
-        }
-
-
-class Enqueuer(BaseExecutor):  # type: ignore[misc] # APScheduler has no types
-    """APScheduler's executor that runs nothing: it writes into the queue, with the exact hour.
+class Runner:
+    """Fires what is due.
 
     Args:
         url: The database.
+        timetable: The jobs.
     """
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
+    def __init__(self, url: str, timetable: Timetable) -> None:
         self._url = url
+        self._timetable = timetable
         self._connection: psycopg.Connection | None = None
-        self._due: list[_Due] = []
 
-    def beat(self) -> None:
-        """Show that the runner lives, and queue what could not be queued before."""
+    def fire_due(self) -> None:
+        """Fire each job whose fire time has come since the last one it was fired for.
+
+        A database that does not answer is asked again with the next heartbeat.
+        """
         try:
             connection = self._connect()
-            connection.execute("select 1")
-            while self._due:
-                self._enqueue(connection, self._due[0])
-                self._due.pop(0)
+            names = [job.name for job in self._timetable.jobs]
+            for name, last_fire_at, now in connection.execute(_PROGRESS, [names]).fetchall():
+                job = self._timetable.job(name)
+                if job.next_fire_time(last_fire_at) <= now:
+                    self._fire(connection, job, job.last_fire_time(now))
         except psycopg.OperationalError as error:
             log.warning("the database does not answer", error=str(error).strip())
-            self._disconnect()
+            self.close()
+        except psycopg.Error as error:
+            log.error("the timetable cannot be followed", error=error.diag.message_primary)  # noqa: TRY400 - the database's words say it
 
-    def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002 - APScheduler's
-        """Close the connection."""
-        self._disconnect()
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
 
-    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:  # noqa: ANN401 - untyped
-        if isinstance(job.args[0], Job):
-            self._due.append(_Due(job.args[0], run_times[-1]))
-        self.beat()
-        events = [JobExecutionEvent(EVENT_JOB_EXECUTED, job.id, None, at) for at in run_times]
-        self._run_job_success(job.id, events)
-
-    def _enqueue(self, connection: psycopg.Connection, due: _Due) -> None:
+    def _fire(self, connection: psycopg.Connection, job: Job, at: datetime) -> None:
+        statement = sql.SQL("select app.fire_cron_job(%s, %s, %s, {})").format(organizations(job))
+        said = log.bind(job=job.name, scheduled_at=at.isoformat())
         try:
-            with connection.transaction():
-                # Two runners at once: one looks and writes, then the other.
-                connection.execute(
-                    "select pg_advisory_xact_lock(hashtextextended('nessos cron', 0))"
-                )
-                row = connection.execute(_ENQUEUE_ONCE, due.parameters()).fetchone()
+            row = connection.execute(statement, [job.name, at, job.entrypoint]).fetchone()
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:
-            log.error("job not queued", job=due.job.name, error=error.diag.message_primary)  # noqa: TRY400 - the database's words say it
+            # The others are fired; this one is tried again with the next heartbeat.
+            said.error("job not fired", error=error.diag.message_primary)
             return
-        number = row[0] if row else None
-        log.info("job queued" if number else "job queued before", job=due.job.name, id=number)
+        if row and row[0] is not None:
+            said.info("job fired", runs=row[0])
 
     def _connect(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
@@ -135,11 +127,22 @@ class Enqueuer(BaseExecutor):  # type: ignore[misc] # APScheduler has no types
             )
         return self._connection
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                self._connection.close()
-            self._connection = None
+
+def organizations(job: Job, org: UUID | None = None) -> sql.Composable:
+    """Say for whom a job runs.
+
+    Args:
+        job: The job.
+        org: Only for this organisation; None for all that it concerns.
+
+    Returns:
+        An array of SQL; null for a job of the installation.
+    """
+    if job.scope == "installation":
+        return sql.NULL
+    if org is not None:
+        return sql.SQL("array[{}]::uuid[]").format(org)
+    return sql.SQL("{}()").format(sql.Identifier("app", job.organizations or "active_org_ids"))
 
 
 def run(url: str) -> None:
@@ -151,48 +154,44 @@ def run(url: str) -> None:
     logs.configure()
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     timetable = load()
-    enqueuer = Enqueuer(url)
+    runner = Runner(url, timetable)
     scheduler = BlockingScheduler(
-        executors={"default": enqueuer},
+        executors={"default": DebugExecutor()},  # runs in this thread: one look at a time
         timezone=timetable.time_zone,
-        job_defaults={"coalesce": True, "misfire_grace_time": 3600, "max_instances": 1},
+        job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
     )
     for job in timetable.jobs:
-        for number, trigger in enumerate(job.triggers()):
-            scheduler.add_job(_nothing, trigger, args=[job], id=f"{job.name}/{number}")
-    scheduler.add_job(_nothing, IntervalTrigger(seconds=HEARTBEAT_S), args=[None], id="heartbeat")
+        scheduler.add_job(runner.fire_due, Trigger(job), id=job.name)
+    scheduler.add_job(runner.fire_due, IntervalTrigger(seconds=HEARTBEAT_S), id="heartbeat")
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         scheduler.shutdown(wait=False)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    enqueuer.beat()
+    runner.fire_due()
     log.info("started", jobs=len(timetable.jobs), time_zone=timetable.time_zone)
     scheduler.start()
+    runner.close()
 
 
-def fire(url: str, name: str) -> int | None:
-    """Put one job into the queue now.
+def fire(connection: psycopg.Connection[Any], job: Job, *, org: UUID | None = None) -> int:
+    """Fire a job now, by hand: pauses are no matter.
 
     Args:
-        url: The database.
-        name: The job's name.
+        connection: The database.
+        job: The job.
+        org: Only for this organisation; None for all that it concerns.
 
     Returns:
-        The queue's number for it; None when the same second has one already.
+        How many runs were put into the queue: one whose run before is waiting or running gets none.
 
     Raises:
-        UsageError: There is no such job.
-        DatabaseError: The queue cannot be reached.
+        DatabaseError: The queue cannot be reached, or refuses.
     """
-    timetable = load()
-    due = _Due(timetable.job(name), datetime.now(ZoneInfo(timetable.time_zone)))
-    with translated(), psycopg.connect(url, application_name=f"{APPLICATION} cli") as connection:
-        row = connection.execute(_ENQUEUE, due.parameters()).fetchone()
-    return row[0] if row else None
-
-
-def _nothing(_job: Job | None) -> None:
-    """Stand for the work, which the worker does."""
-    time.sleep(0)
+    statement = sql.SQL("select app.enqueue_cron_runs(%s, app.now(), %s, {})").format(
+        organizations(job, org)
+    )
+    with translated(), connection.cursor(row_factory=scalar_row) as cursor:
+        runs: int = cursor.execute(statement, [job.name, job.entrypoint]).fetchone() or 0
+    return runs

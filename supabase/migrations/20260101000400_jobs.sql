@@ -191,18 +191,3 @@ insert into app.error_keys (key, http, meaning) values
 
 insert into app.job_types (entrypoint, latency_class, description) values
 ('event.job', 'default', 'Enqueues the job an event subscription names.');
-
--- The timetable's jobs.
-insert into app.job_types (entrypoint, latency_class, description) values
-('cron.events.rollup', 'default', 'Timetable: counts new events into the aggregates.'),
-('cron.audit.seal', 'default', 'Timetable: chains new audit entries.'),
-('cron.retention.run', 'default', 'Timetable: removes what may be kept no longer.'),
-('cron.metrics.sync', 'default', 'Timetable: hours and cost per contract and month.'),
-('cron.partitions.ensure', 'default', 'Timetable: partitions of the months to come.'),
-('cron.events.recount', 'default', 'Timetable: counts yesterday again and repairs a drift.'),
-('cron.indices.compute', 'default', 'Timetable: the indices of every organisation; on day 1 of the month past.'),
-('cron.contracts.alerts', 'default', 'Timetable: renewals and ends that come near.'),
-('cron.upsell.alerts', 'default', 'Timetable: contracts that outgrow what they include.'),
-('cron.posts.publish', 'default', 'Timetable: publishes the posts whose moment has come.'),
-('cron.proposals.expire', 'default', 'Timetable: expires the proposals past their validity.'),
-('cron.erp.reconcile', 'default', 'Timetable: compares what is contracted with what the ERP billed.');

@@ -368,43 +368,7 @@ begin
 end;
 $$;
 comment on function app.raise_contract_alerts(uuid) is
-    'Raises the alerts due today for one organisation; returns how many of each kind.';
-
-create function app.raise_contract_alerts_job() returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-    v_org uuid;
-    v_one jsonb;
-    v_renewal integer := 0;
-    v_end integer := 0;
-    v_failed jsonb := '{}';
-begin
-    if not pg_try_advisory_xact_lock(hashtextextended('app.raise_contract_alerts_job', 0)) then
-        return jsonb_build_object('renewal', 0, 'end', 0, 'failed', v_failed, 'skipped', true);
-    end if;
-    for v_org in
-        select o.id from public.organizations as o where o.status = 'active' order by o.id
-    loop
-        begin
-            v_one := app.raise_contract_alerts(v_org);
-            v_renewal := v_renewal + (v_one ->> 'renewal')::integer;
-            v_end := v_end + (v_one ->> 'end')::integer;
-        exception when others then
-            -- One organisation's trouble is reported; the others are still served.
-            v_failed := v_failed || jsonb_build_object(v_org::text, sqlerrm);
-        end;
-    end loop;
-    return jsonb_build_object(
-        'renewal', v_renewal, 'end', v_end, 'failed', v_failed, 'skipped', false
-    );
-end;
-$$;
-comment on function app.raise_contract_alerts_job() is
-    'Daily: raises alerts for every active organisation and returns {renewal, end, failed, '
-    'skipped}; failed maps an organisation to its error.';
+    'Job: raises the alerts due today; returns how many of each kind.';
 
 -- 3. Triggers
 
@@ -431,8 +395,7 @@ app.set_contract_mrr(uuid, uuid, numeric, text, date),
 public.change_contract_mrr(uuid, numeric, text, date),
 app.adjust_contract(uuid, uuid, date), public.adjust_contract(uuid, date)
 to authenticated, service_role;
-grant execute on function app.raise_contract_alerts(uuid), app.raise_contract_alerts_job()
-to service_role;
+grant execute on function app.raise_contract_alerts(uuid) to service_role;
 
 -- 6. Reference rows
 

@@ -522,37 +522,19 @@ comment on function public.sync_performance_metrics(uuid, date) is
     'Sums the time entries of the month a day lies in into performance_metrics; manual rows stay. '
     'Returns how many rows it wrote. Errors: not_allowed.';
 
-create function app.sync_performance_metrics_job() returns integer
+create function app.sync_recent_performance_metrics(org uuid) returns integer
 language plpgsql
 set search_path = ''
 as $$
 declare
-    v_org uuid;
-    v_month date;
-    v_written integer := 0;
+    v_month date := app.month_start(app.org_today(org));
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('app.sync_performance_metrics_job', 0)) then
-        return 0; -- another worker is at it
-    end if;
-    for v_org in
-        select o.id from public.organizations as o where o.status <> 'inactive' order by o.id
-    loop
-        begin
-            v_month := app.month_start(app.org_today(v_org));
-            v_written := v_written
-                + public.sync_performance_metrics(v_org, (v_month - interval '1 month')::date)
-                + public.sync_performance_metrics(v_org, v_month);
-        exception when others then
-            raise warning 'performance metrics of organisation % were not synced: % %',
-                v_org, sqlstate, sqlerrm;
-        end;
-    end loop;
-    return v_written;
+    return public.sync_performance_metrics(org, (v_month - interval '1 month')::date)
+        + public.sync_performance_metrics(org, v_month);
 end;
 $$;
-comment on function app.sync_performance_metrics_job() is
-    'Job: syncs the running and the previous month of every organisation; one that fails is a '
-    'warning and does not stop the others. Returns how many rows were written.';
+comment on function app.sync_recent_performance_metrics(uuid) is
+    'Job: syncs the running and the previous month. Returns how many rows were written.';
 
 -- 2. Functions: indicators
 
@@ -681,7 +663,8 @@ app.list_timer_targets(uuid),
 app.month_range(uuid, date),
 app.timer_totals(uuid, uuid, date)
 to authenticated, service_role;
-grant execute on function app.sync_performance_metrics_job(), public.ingest_indicators(text, jsonb)
+grant execute on function
+app.sync_recent_performance_metrics(uuid), public.ingest_indicators(text, jsonb)
 to service_role;
 
 -- 6. Reference rows

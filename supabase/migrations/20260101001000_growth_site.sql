@@ -269,7 +269,7 @@ create table public.public_posts (
 );
 comment on table public.public_posts is
     '[growth] Blog posts. Visitors read published ones through published_posts. A scheduled post '
-    'is published by app.publish_scheduled_posts_job.';
+    'is published by app.publish_scheduled_posts.';
 comment on column public.public_posts.case_id is
     'The success case the post was drafted from (case_to_post); null = none.';
 comment on column public.public_posts.publish_at is 'When a scheduled post becomes public.';
@@ -544,37 +544,48 @@ comment on function app.stamp_publication() is
     'Trigger: sets published_at at the first publication (an import may give an earlier moment) '
     'and refuses to change it after.';
 
-create function app.publish_scheduled_posts_job(org uuid default null)
-returns table (org_id uuid, post_id uuid)
+create function app.org_ids_with_due_posts() returns uuid[]
+language sql
+stable
+set search_path = ''
+as $$
+    select array(
+        select distinct p.org_id
+        from public.public_posts as p
+        inner join public.organizations as o on p.org_id = o.id
+        where p.status = 'scheduled' and p.publish_at <= app.now() and o.status = 'active'
+        order by p.org_id
+    )
+$$;
+comment on function app.org_ids_with_due_posts() is
+    'Active organisations with a scheduled post whose moment has come.';
+
+create function app.publish_scheduled_posts(org uuid) returns integer
 language plpgsql
 set search_path = ''
 as $$
+declare
+    v_published integer;
 begin
-    if not pg_try_advisory_xact_lock(
-        hashtextextended('publish_scheduled_posts_job' || coalesce(org::text, ''), 0)
-    ) then
-        return;
-    end if;
-    return query
     update public.public_posts as p set status = 'published'
     where
-        (p.org_id, p.id) in (
-            select due.org_id, due.id
+        p.org_id = publish_scheduled_posts.org
+        and p.id in (
+            select due.id
             from public.public_posts as due
-            inner join public.organizations as o on due.org_id = o.id
             where
-                due.status = 'scheduled' and due.publish_at <= app.now()
-                and o.status = 'active'
-                and o.id = coalesce(publish_scheduled_posts_job.org, o.id)
-            order by due.org_id, due.id
-            for no key update of due skip locked
-        )
-    returning p.org_id, p.id;
+                due.org_id = publish_scheduled_posts.org
+                and due.status = 'scheduled' and due.publish_at <= app.now()
+            order by due.id
+            for no key update skip locked
+        );
+    get diagnostics v_published = row_count;
+    return v_published;
 end;
 $$;
-comment on function app.publish_scheduled_posts_job(uuid) is
-    'Job: publishes the scheduled posts of an organisation (null = every active one) whose moment '
-    'has come; returns them. A post someone is editing waits for the next run.';
+comment on function app.publish_scheduled_posts(uuid) is
+    'Job: publishes the scheduled posts of an organisation whose moment has come; returns how '
+    'many. A post someone is editing waits for the next run.';
 
 create function public.case_to_post(success_case uuid) returns public.public_posts
 language plpgsql
@@ -853,7 +864,8 @@ to authenticated, service_role;
 grant execute on function
 public.set_service_actions(uuid, uuid, uuid[]), public.case_to_post(uuid)
 to authenticated, service_role;
-grant execute on function app.publish_scheduled_posts_job(uuid) to service_role;
+grant execute on function app.org_ids_with_due_posts(), app.publish_scheduled_posts(uuid)
+to service_role;
 grant execute on function app.organization_profile(text), public.get_organization_profile(text)
 to anon, authenticated, service_role;
 

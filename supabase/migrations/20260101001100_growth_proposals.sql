@@ -152,7 +152,7 @@ create table public.upsell_alerts (
 );
 comment on table public.upsell_alerts is
     '[growth] A contract that outgrows what it includes: hours beyond 90 %, storage beyond 80 %. '
-    'Written by app.raise_upsell_alerts_job, once per contract, month and kind.';
+    'Written by app.raise_upsell_alerts, once per contract, month and kind.';
 comment on column public.upsell_alerts.month is 'First day of the month.';
 comment on column public.upsell_alerts.used is 'Hours or GB used when the alert was raised.';
 comment on column public.upsell_alerts.included is 'Hours or GB the contract included then.';
@@ -590,38 +590,33 @@ comment on function public.accept_proposal(uuid, text) is
     'contracts write. Errors: proposal_not_found, not_allowed, proposal_move_refused, '
     'proposal_expired, proposal_without_client, and those of convert_lead.';
 
-create function app.expire_proposals_job(org uuid default null)
-returns table (org_id uuid, proposal_id uuid)
+create function app.expire_proposals(org uuid) returns integer
 language plpgsql
 set search_path = ''
 as $$
+declare
+    v_expired integer;
 begin
-    if not pg_try_advisory_xact_lock(
-        hashtextextended('expire_proposals_job' || coalesce(org::text, ''), 0)
-    ) then
-        return;
-    end if;
-    return query
     update public.proposals as p set status = 'expired'
     where
-        (p.org_id, p.id) in (
-            select due.org_id, due.id
+        p.org_id = expire_proposals.org
+        and p.id in (
+            select due.id
             from public.proposals as due
-            inner join public.organizations as o on due.org_id = o.id
             where
-                due.status in ('sent', 'negotiation')
+                due.org_id = expire_proposals.org
+                and due.status in ('sent', 'negotiation')
                 and due.valid_until < app.org_today(due.org_id)
-                and o.status = 'active'
-                and o.id = coalesce(expire_proposals_job.org, o.id)
-            order by due.org_id, due.id
-            for no key update of due skip locked
-        )
-    returning p.org_id, p.id;
+            order by due.id
+            for no key update skip locked
+        );
+    get diagnostics v_expired = row_count;
+    return v_expired;
 end;
 $$;
-comment on function app.expire_proposals_job(uuid) is
-    'Job: expires open proposals whose last day is over in their organisation (null = every '
-    'active one); returns them.';
+comment on function app.expire_proposals(uuid) is
+    'Job: expires the open proposals of an organisation whose last day is over there; returns how '
+    'many.';
 
 -- 2. Functions: NPS and upsell
 
@@ -643,34 +638,21 @@ $$;
 comment on function app.date_nps() is
     'Trigger: an answer without a day is from today; none is from the future.';
 
-create function app.raise_upsell_alerts_job(org uuid default null, month date default null)
-returns setof public.upsell_alerts
+create function app.raise_upsell_alerts(org uuid) returns integer
 language plpgsql
 set search_path = ''
 as $$
+declare
+    v_today date := app.org_today(org);
+    v_month date := app.month_start(v_today);
+    v_raised integer;
 begin
-    if not pg_try_advisory_xact_lock(
-        hashtextextended('raise_upsell_alerts_job' || coalesce(org::text, ''), 0)
-    ) then
-        return;
-    end if;
-    return query
-    with running as (
-        select
-            o.id as org_id,
-            app.month_start(coalesce(raise_upsell_alerts_job.month, app.org_today(o.id))) as month,
-            app.org_today(o.id) as today
-        from public.organizations as o
-        where o.status = 'active' and o.id = coalesce(raise_upsell_alerts_job.org, o.id)
-    ),
-
-    in_force as (
-        select r.month, c.org_id, c.id, c.client_id, c.included_hours, c.storage_included_gb
-        from running as r
-        cross join lateral app.contracts_in_force(
-            r.org_id, least(r.today, (r.month + interval '1 month - 1 day')::date)
-        ) as f
-        inner join public.contracts as c on r.org_id = c.org_id and f.contract_id = c.id
+    with in_force as (
+        select v_month as month, c.org_id, c.id, c.client_id, c.included_hours,
+            c.storage_included_gb
+        from app.contracts_in_force(raise_upsell_alerts.org, v_today) as f
+        inner join public.contracts as c
+            on c.org_id = raise_upsell_alerts.org and f.contract_id = c.id
     ),
 
     usage as (
@@ -707,15 +689,16 @@ begin
             7
         )
     order by u.org_id, u.id, u.kind
-    on conflict on constraint upsell_alerts_org_id_contract_id_month_kind_key do nothing
-    returning a.*;
+    on conflict on constraint upsell_alerts_org_id_contract_id_month_kind_key do nothing;
+    get diagnostics v_raised = row_count;
+    return v_raised;
 end;
 $$;
-comment on function app.raise_upsell_alerts_job(uuid, date) is
-    'Job: alerts for contracts in force whose month (null = the running one) passes 90 % of the '
-    'included hours or 80 % of the included storage (last indicator storage_gb of the month), '
-    'unless the client''s last NPS is below 7; once per contract, month and kind. Null '
-    'organisation = every active one. Returns the new alerts.';
+comment on function app.raise_upsell_alerts(uuid) is
+    'Job: alerts for contracts in force whose running month passes 90 % of the included hours '
+    'or 80 % of the included storage (last indicator storage_gb of the month), unless the '
+    'client''s last NPS is below 7; once per contract, month and kind. Returns how many are '
+    'new.';
 
 -- 3. Triggers
 
@@ -806,7 +789,7 @@ grant execute on function
 app.locked_proposal(uuid), public.revise_proposal(uuid), public.accept_proposal(uuid, text)
 to authenticated, service_role;
 grant execute on function
-app.expire_proposals_job(uuid), app.raise_upsell_alerts_job(uuid, date)
+app.expire_proposals(uuid), app.raise_upsell_alerts(uuid)
 to service_role;
 
 -- 6. Reference rows

@@ -200,40 +200,23 @@ comment on function public.reconcile_erp(uuid, date) is
     'whose difference is gone; again changes nothing. An accepted difference stays solved until it '
     'changes. Returns the month''s alerts. Errors: not_allowed, bad_input, erp_month_unknown.';
 
-create function app.reconcile_erp_job() returns jsonb
+create function app.reconcile_erp_last_month(org uuid) returns integer
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
-    v_org uuid;
-    v_month date;
-    v_reconciled integer := 0;
-    v_failed jsonb := '{}';
+    v_month date := app.month_start(app.month_start(app.org_today(org)) - 1);
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('app.reconcile_erp_job', 0)) then
-        return jsonb_build_object('reconciled', 0, 'failed', v_failed, 'skipped', true);
+    if not app.is_erp_month_known(org, v_month) then
+        return 0;
     end if;
-    for v_org in
-        select o.id from public.organizations as o where o.status = 'active' order by o.id
-    loop
-        begin
-            v_month := app.month_start(app.month_start(app.org_today(v_org)) - 1);
-            if app.is_erp_month_known(v_org, v_month) then
-                perform app.reconcile_erp(v_org, v_month);
-                v_reconciled := v_reconciled + 1;
-            end if;
-        exception when others then
-            -- One organisation's trouble is reported; the others are still served.
-            v_failed := v_failed || jsonb_build_object(v_org::text, sqlerrm);
-        end;
-    end loop;
-    return jsonb_build_object('reconciled', v_reconciled, 'failed', v_failed, 'skipped', false);
+    return (select count(*) from app.reconcile_erp(org, v_month));
 end;
 $$;
-comment on function app.reconcile_erp_job() is
-    'Job: reconciles the month before of every active organisation whose ERP has told of it. '
-    'Returns {reconciled, failed, skipped}.';
+comment on function app.reconcile_erp_last_month(uuid) is
+    'Job: reconciles the month before, once the ERP has told of it. Returns how many alerts the '
+    'month has.';
 
 create function app.answer_reconciliation_alert(org uuid, alert uuid, status text, note text)
 returns public.reconciliation_alerts
@@ -332,7 +315,7 @@ app.reconciliation(uuid, date), app.is_erp_month_known(uuid, date), app.reconcil
 app.answer_reconciliation_alert(uuid, uuid, text, text), public.reconcile_erp(uuid, date),
 public.acknowledge_reconciliation_alert(uuid, text), public.accept_reconciliation_alert(uuid, text)
 to authenticated, service_role;
-grant execute on function app.reconcile_erp_job() to service_role;
+grant execute on function app.reconcile_erp_last_month(uuid) to service_role;
 
 -- 6. Reference rows
 

@@ -1,5 +1,5 @@
 -- Data dashboard: computing and reading the indices, the data page, retention.
--- Depends on: core, core_access, events, data_snapshots, data_indices.
+-- Depends on: core, core_access, events, cron, data_snapshots, data_indices.
 -- Asked for by: ness-os-data-massa "O que foi implementado", domain §4 and §6 (indices, retention).
 
 -- 2. Functions: computing
@@ -70,55 +70,31 @@ comment on function public.compute_data_indices(uuid, date) is
     'same. error tells of an index that failed and was left as it stood. Needs data write. Errors: '
     'not_allowed, bad_input.';
 
-create function app.compute_indices_job() returns jsonb
+create function app.compute_recent_indices(org uuid) returns jsonb
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
-    v_org uuid;
-    v_month date;
-    v_error record;
-    v_computed integer := 0;
-    v_failed jsonb := '{}';
+    v_month date := app.month_start(app.org_today(org));
+    v_computed integer;
+    v_failed jsonb;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('app.compute_indices_job', 0)) then
-        return jsonb_build_object('computed', 0, 'failed', v_failed, 'skipped', true);
-    end if;
-    for v_org, v_month in
-        select o.id, m.month
-        from public.organizations as o
-        cross join lateral (
-            values
-            (app.month_start(app.month_start(app.org_today(o.id)) - 1)),
-            (app.month_start(app.org_today(o.id)))
-        ) as m (month)
-        where o.status <> 'inactive'
-        order by o.id, m.month
-    loop
-        begin
-            for v_error in
-                select c.index_key, c.error from app.compute_data_indices(v_org, v_month) as c
-            loop
-                if v_error.error is null then
-                    v_computed := v_computed + 1;
-                else
-                    v_failed := v_failed || jsonb_build_object(
-                        format('%s/%s/%s', v_org, v_month, v_error.index_key), v_error.error
-                    );
-                end if;
-            end loop;
-        exception when others then
-            -- One organisation's trouble is reported; the others are still served.
-            v_failed := v_failed || jsonb_build_object(format('%s/%s', v_org, v_month), sqlerrm);
-        end;
-    end loop;
-    return jsonb_build_object('computed', v_computed, 'failed', v_failed, 'skipped', false);
+    select
+        count(*) filter (where c.error is null),
+        coalesce(
+            jsonb_object_agg(format('%s/%s', m.month, c.index_key), c.error)
+            filter (where c.error is not null), '{}'
+        )
+    into v_computed, v_failed
+    from unnest(array[(v_month - interval '1 month')::date, v_month]) as m (month)
+    cross join lateral app.compute_data_indices(compute_recent_indices.org, m.month) as c;
+    return jsonb_build_object('computed', v_computed, 'failed', v_failed);
 end;
 $$;
-comment on function app.compute_indices_job() is
-    'Job: every organisation, the month before and the running one. Returns {computed, failed, '
-    'skipped}; failed maps organisation/month/index to its error.';
+comment on function app.compute_recent_indices(uuid) is
+    'Job: the month before and the running one. Returns {computed, failed}; failed maps '
+    'month/index to its error.';
 
 -- 2. Functions: reading
 
@@ -213,6 +189,7 @@ declare
     v_syncs bigint;
     v_aggregates bigint;
     v_hits bigint;
+    v_runs bigint;
     v_partitions integer;
     v_months integer;
 begin
@@ -227,6 +204,15 @@ begin
     get diagnostics v_aggregates = row_count;
     delete from app.rate_hits as h where h.hit_at < app.now() - interval '1 day';
     get diagnostics v_hits = row_count;
+    -- A job of every minute mostly finds nothing to do.
+    delete from app.cron_runs as r
+    where
+        r.scheduled_at < app.now() - interval '90 days'
+        or (
+            r.scheduled_at < app.now() - interval '2 days'
+            and r.status = 'succeeded' and r.rows = 0
+        );
+    get diagnostics v_runs = row_count;
     -- A partition holds the events of everybody: it stays as long as anybody wants it.
     select coalesce(max((app.org_setting(o.id, 'event_retention_months'))::integer), 24)
     into v_months
@@ -236,15 +222,15 @@ begin
     );
     return jsonb_build_object(
         'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_sync_log', v_syncs,
-        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'event_partitions', v_partitions,
-        'event_retention_months', v_months
+        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'cron_runs', v_runs,
+        'event_partitions', v_partitions, 'event_retention_months', v_months
     );
 end;
 $$;
 comment on function app.run_retention() is
     'Job: removes revenue snapshots beyond 36 months, syncs of rates and aggregates beyond 24, '
-    'events beyond the longest event_retention_months, rate hits beyond a day. '
-    'Returns what it removed.';
+    'events beyond the longest event_retention_months, rate hits beyond a day, runs of the '
+    'timetable beyond 90 days, those that found nothing to do beyond two. Returns what it removed.';
 
 -- 5. Access
 
@@ -252,7 +238,7 @@ grant execute on function
 app.compute_data_indices(uuid, date), public.compute_data_indices(uuid, date),
 public.get_data_indices(uuid, date, text, integer), public.get_data_dashboard_summary(uuid)
 to authenticated, service_role;
-grant execute on function app.compute_indices_job(), app.run_retention() to service_role;
+grant execute on function app.compute_recent_indices(uuid), app.run_retention() to service_role;
 
 -- 6. Reference rows
 

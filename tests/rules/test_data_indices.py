@@ -429,10 +429,12 @@ def test_an_index_that_fails_is_reported_and_stops_nothing(db: Connection, world
     assert rows == [("mrr_total", "division by zero")]
     assert db.execute("select count(*) from public.data_indices").fetchone() == (len(KEYS),)
     with as_worker(db):
-        row = db.execute("select app.compute_indices_job()").fetchone()
+        row = db.execute("select app.compute_recent_indices(%s)", (world.a.org,)).fetchone()
     assert row is not None
-    assert set(row[0]["failed"].values()) == {"division by zero"}
-    assert row[0]["computed"] == 4 * (len(KEYS) - 1)
+    assert row[0]["failed"] == {
+        f"2031-0{month}-01/mrr_total": "division by zero" for month in (3, 4)
+    }
+    assert row[0]["computed"] == 2 * (len(KEYS) - 1)
     failed = db.execute(
         "select payload -> 'failed' from public.module_events where event_type = 'indices.computed'"
     ).fetchall()
@@ -459,18 +461,16 @@ def test_a_month_whose_source_is_gone_keeps_its_stored_value(db: Connection, wor
     ).fetchone() == (900,)
 
 
-def test_the_job_computes_the_month_before_and_the_running_one_of_all(
+def test_the_job_computes_the_month_before_and_the_running_one(
     db: Connection, world: World
 ) -> None:
     set_clock(db, "2031-04-01T04:00-03:00")
     with as_worker(db):
-        row = db.execute("select app.compute_indices_job()").fetchone()
-    assert row == ({"computed": 4 * len(KEYS), "failed": {}, "skipped": False},)
+        row = db.execute("select app.compute_recent_indices(%s)", (world.a.org,)).fetchone()
+    assert row == ({"computed": 2 * len(KEYS), "failed": {}},)
     assert db.execute(
         "select org_id, period from public.data_indices group by 1, 2 order by 1, 2"
-    ).fetchall() == sorted(
-        (org.org, month) for org in (world.a, world.b) for month in (MARCH, date(2031, 4, 1))
-    )
+    ).fetchall() == [(world.a.org, MARCH), (world.a.org, date(2031, 4, 1))]
 
 
 def test_who_writes_data_computes_and_who_reads_it_reads(db: Connection, world: World) -> None:
@@ -595,6 +595,15 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
         "insert into app.rate_hits (bucket, hit_at) values"
         " ('x', '2031-03-14T11:59-03:00'), ('x', '2031-03-14T12:01-03:00')"
     )
+    db.execute(
+        "insert into app.cron_runs (job, scheduled_at, status, finished_at, rows)"
+        " select 'events.rollup', day::timestamptz, status, finished, rows from (values"
+        " ('2030-12-15T11:59-03:00', 'failed', now(), null),"
+        " ('2030-12-15T12:01-03:00', 'failed', now(), null),"
+        " ('2031-03-13T11:58-03:00', 'succeeded', now(), 0),"
+        " ('2031-03-13T11:59-03:00', 'succeeded', now(), 1),"
+        " ('2031-03-13T12:01-03:00', 'succeeded', now(), 0)) as v (day, status, finished, rows)"
+    )
     with as_worker(db):
         row = db.execute("select app.run_retention()").fetchone()
     assert row is not None
@@ -602,7 +611,7 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     assert counts.pop("event_partitions") > 0
     assert counts == {
         "skipped": False, "erp_revenue_snapshot": 1, "bcb_sync_log": 1, "event_aggregates": 1,
-        "rate_hits": 1, "event_retention_months": 24,
+        "rate_hits": 1, "cron_runs": 2, "event_retention_months": 24,
     }  # fmt: skip
     assert db.execute("select min(month) from public.erp_revenue_snapshot").fetchone() == (
         date(2028, 3, 1),

@@ -455,15 +455,16 @@ def test_nothing_is_compared_before_the_erp_has_told_of_the_month(
 
 
 @pytest.mark.usefixtures("april")
-def test_the_job_reconciles_the_month_before_of_every_organisation(
+def test_the_job_reconciles_the_month_before_once_the_erp_has_told_of_it(
     db: Connection, world: World
 ) -> None:
     for org in (world.a, world.b):
         add_contract(db, org, 1000)
     bill(db, world.b, 10)
     with as_worker(db):
-        row = db.execute("select app.reconcile_erp_job()").fetchone()
-    assert row == ({"reconciled": 1, "failed": {}, "skipped": False},)
+        for org, count in ((world.a, 0), (world.b, 1)):
+            row = db.execute("select app.reconcile_erp_last_month(%s)", (org.org,)).fetchone()
+            assert row == (count,)
     assert db.execute(
         "select org_id, month, billed from public.reconciliation_alerts"
     ).fetchall() == [(world.b.org, MARCH, 10)]

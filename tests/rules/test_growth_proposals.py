@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.people import (
+    WORLD,
     Connection,
     Org,
     World,
@@ -574,15 +575,15 @@ def test_the_job_expires_open_proposals_the_day_after_their_last(
     )
     # 31 March 23:30 in São Paulo, 1 April in Tokyo.
     set_clock(db, "2026-03-31T23:30:00-03:00")
-    job = "select proposal_id from app.expire_proposals_job()"
+    job = "select app.expire_proposals(%s)"
     with as_worker(db):
-        assert db.execute(job).fetchall() == [(foreign,)]
+        assert (one(db, job, world.a.org), one(db, job, world.b.org)) == (0, 1)
     set_clock(db, "2026-04-01T00:00:00-03:00")
     with as_worker(db):
-        assert {row[0] for row in db.execute(job).fetchall()} == {open_one, negotiated}
-        assert db.execute(job).fetchall() == []
+        assert (one(db, job, world.a.org), one(db, job, world.a.org)) == (2, 0)
     set_clock(db, None)
-    assert column(db, "status", draft) == "draft"
+    states = [column(db, "status", each) for each in (open_one, negotiated, foreign, draft)]
+    assert states == ["expired", "expired", "expired", "draft"]
 
 
 # Access
@@ -660,13 +661,15 @@ def answer_nps(db: Connection, org: Org, score: int, day: str) -> None:
 
 def raised(db: Connection) -> set[tuple[UUID, str]]:
     """Run the job as the worker on 20 March 2026; what it raised."""
+    alerts = "select contract_id, kind from public.upsell_alerts"
+    before = set(db.execute(alerts).fetchall())
     set_clock(db, "2026-03-20T08:00:00-03:00")
     with as_worker(db):
-        rows = db.execute(
-            "select contract_id, kind, used_pct from app.raise_upsell_alerts_job()"
-        ).fetchall()
+        count = one(db, "select app.raise_upsell_alerts(%s)", WORLD.a.org)
     set_clock(db, None)
-    return {(row[0], row[1]) for row in rows}
+    new = set(db.execute(alerts).fetchall()) - before
+    assert len(new) == count
+    return new
 
 
 def test_alerts_are_raised_beyond_ninety_percent_of_hours_and_eighty_of_storage_once(

@@ -557,10 +557,10 @@ def test_the_job_publishes_what_is_due_once_and_leaves_the_rest(
     db.execute("update public.organizations set status = 'suspended' where id = %s", (world.b.org,))
     set_clock(db, "2026-03-01T12:00Z")
     with as_worker(db):
-        assert db.execute("select * from app.publish_scheduled_posts_job()").fetchall() == [
-            (world.a.org, due)
-        ]
-        assert db.execute("select * from app.publish_scheduled_posts_job()").fetchall() == []
+        assert one(db, "select app.org_ids_with_due_posts()") == [world.a.org]
+        job = "select app.publish_scheduled_posts(%s)"
+        assert [one(db, job, world.a.org) for _ in range(2)] == [1, 0]
+        assert one(db, "select app.org_ids_with_due_posts()") == []
     set_clock(db, None)
     states = dict(
         db.execute(

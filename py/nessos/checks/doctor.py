@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from nessos.target import Target
 
 _PUSH: Final = "nessos db push"
-_FUNCTIONS: Final = """
-select p.proname as name from pg_proc as p
-where p.pronamespace = to_regnamespace('app') and p.pronargs = p.pronargdefaults
+_CALLABLE: Final = """
+select p.oid::regprocedure::text as name from pg_proc as p
+where p.pronamespace = to_regnamespace('app')
+union all
+select t.entrypoint from app.job_types as t
 """
 
 
@@ -118,11 +120,12 @@ def _queue(connection: psycopg.Connection[Any]) -> list[Finding]:
 def _timetable(connection: psycopg.Connection[Any]) -> list[Finding]:
     from cron.timetable import load as load_timetable  # noqa: PLC0415 - needed here only
 
-    there = {row["name"] for row in connection.execute(_FUNCTIONS)}
+    there = {row["name"] for row in connection.execute(_CALLABLE)}
     return [
-        Finding("cron", f"{job.name} calls app.{job.function}(), which does not exist", _PUSH)
+        Finding("cron", f"{job.name} needs {name}, which does not exist", _PUSH)
         for job in load_timetable().jobs
-        if job.function not in there
+        for name in job.needs()
+        if name not in there
     ]
 
 

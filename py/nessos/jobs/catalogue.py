@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cron import jobs as cron
 from nessos import events
-from nessos.jobs import timetable
 
 if TYPE_CHECKING:
     from nessos.jobs.entrypoint import Entrypoint
@@ -17,4 +17,4 @@ def entrypoints() -> tuple[Entrypoint, ...]:
     Returns:
         One per row of `app.job_types`.
     """
-    return (*events.ENTRYPOINTS, *timetable.entrypoints())
+    return (*events.ENTRYPOINTS, *cron.ENTRYPOINTS)

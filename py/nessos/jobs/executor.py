@@ -17,6 +17,7 @@ import structlog
 from pgqueuer.errors import RetryRequested
 
 from nessos.errors import GiveUpError, NessosError, RuleError, WaitError, from_psycopg
+from nessos.jobs import runs
 from nessos.jobs.entrypoint import Task
 
 if TYPE_CHECKING:
@@ -87,10 +88,13 @@ class Executor:
         """
         started = time.monotonic()
         said = log.bind(entrypoint=job.entrypoint, job=job.id, attempt=job.attempts + 1)
+        task = None
         try:
             task = _task(job, self.shift)
             said = said.bind(org_id=task.org_id and str(task.org_id), request_id=task.request_id)
-            result = await self._run(task)
+            _refuse_deadly(job)
+            result = await self._run(task) if await runs.begin(task) else "done before"
+            await runs.finish(task, result)
         except asyncio.CancelledError:
             if not self.shift.is_over:
                 raise
@@ -100,6 +104,8 @@ class Executor:
             error = from_psycopg(raised) if isinstance(raised, psycopg.Error) else raised
             trace = None if isinstance(error, NessosError) else error
             wait = self._wait(job, error)
+            if task is not None:
+                await runs.fail(task, error, is_final=wait is None)
             if wait is None:
                 said.error("job held", error=str(error), exc_info=trace)
                 raise error from raised
@@ -158,12 +164,9 @@ def _task(job: Job, shift: Shift) -> Task:
     """Read a job.
 
     Raises:
-        GiveUpError: It cannot be read, or has been the death of too many workers.
+        GiveUpError: It cannot be read.
     """
     headers = job.headers or {}
-    deaths = headers.get("deaths", 0)
-    if isinstance(deaths, int) and deaths >= _DEATHS:
-        raise GiveUpError(f"{deaths} workers died while they ran it")
     try:
         payload = json.loads(job.payload or b"{}")
         org = headers.get("org_id")
@@ -183,3 +186,14 @@ def _task(job: Job, shift: Shift) -> Task:
         pool=shift.pool,
         http=shift.http,
     )
+
+
+def _refuse_deadly(job: Job) -> None:
+    """Run no job that keeps ending workers.
+
+    Raises:
+        GiveUpError: It has been the death of too many.
+    """
+    deaths = (job.headers or {}).get("deaths", 0)
+    if isinstance(deaths, int) and deaths >= _DEATHS:
+        raise GiveUpError(f"{deaths} workers died while they ran it")
