@@ -29,6 +29,14 @@ def api(running: Running) -> Iterator[Api]:
         yield running.api(db)
 
 
+@pytest.fixture(scope="module")
+def functions(running: Running, api: Api) -> Iterator[Api]:
+    """The gateway with the functions server behind it."""
+    running.start("functions")
+    yield api
+    running.stop("functions")
+
+
 @pytest.fixture
 def company(api: Api) -> Company:
     """An organisation of this test alone, founded over HTTP."""

@@ -1,10 +1,6 @@
 """Edge functions behind the gateway's address."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.api.stack import Api, Running
+from tests.api.stack import Api
 
 
 def test_while_the_functions_server_is_down_the_gateway_says_so(api: Api) -> None:
@@ -12,14 +8,6 @@ def test_while_the_functions_server_is_down_the_gateway_says_so(api: Api) -> Non
         answer = http.get("/functions/v1/health")
     assert (answer.status_code, answer.json()["code"]) == (502, "functions_down")
     assert "127.0.0.1" not in answer.text
-
-
-@pytest.fixture(scope="module")
-def functions(running: Running, api: Api) -> Iterator[Api]:
-    """The gateway with the functions server behind it."""
-    running.start("functions")
-    yield api
-    running.stop("functions")
 
 
 def test_a_function_is_served_with_and_without_supabase_py(functions: Api) -> None:

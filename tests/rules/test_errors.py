@@ -37,7 +37,7 @@ def test_every_expected_error_is_registered(db: Connection) -> None:
 
 def test_errors_use_the_statuses_of_the_house_and_no_other(db: Connection) -> None:
     used = {row[0] for row in db.execute("select distinct http from app.error_keys").fetchall()}
-    assert used <= {400, 401, 403, 404, 409, 422, 429, 500}
+    assert used <= {400, 401, 403, 404, 409, 413, 422, 429, 500}
 
 
 def test_the_name_of_an_error_agrees_with_its_status(db: Connection) -> None:

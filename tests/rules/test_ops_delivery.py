@@ -1,4 +1,4 @@
-"""Ops, the work done: timers, own entries, metrics per contract and month, indicators."""
+"""Ops, the work done: timers, own entries, metrics per contract and month."""
 
 import threading
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg.types.json import Jsonb
 
 from tests.people import (
     Connection,
@@ -19,7 +18,6 @@ from tests.people import (
     World,
     as_agent,
     as_analyst,
-    as_anon,
     as_client,
     as_member,
     as_person,
@@ -662,146 +660,6 @@ def test_changes_of_metrics_and_entries_are_audited_without_the_rate(
         )
         == "100.00"
     )
-
-
-# Indicators
-
-
-def test_indicators_are_written_by_the_server_once_per_key_and_read_by_ops(
-    db: Connection, world: World, work: Work
-) -> None:
-    values = {
-        "source": "Infra",
-        "contract_id": work.contract,
-        "metric_type": "availability",
-        "value": "99.95",
-        "unit": "%",
-        "period": "2026-03-30",
-        "idempotency_key": "zabbix/1",
-    }
-    with as_worker(db):
-        indicator = add(db, "indicators", work.org, **values)
-        with pytest.raises(psycopg.errors.UniqueViolation), db.transaction():
-            add(db, "indicators", work.org, **values)
-        for wrong in ({"source": "Other"}, {"value": "NaN"}, {"metadata": "[]"}):
-            with pytest.raises(psycopg.errors.CheckViolation), db.transaction():
-                add(
-                    db, "indicators", work.org,
-                    **{**values, "idempotency_key": "zabbix/2", **wrong},
-                )  # fmt: skip
-    count = "select count(*) from public.indicators where id = %s"
-    with as_member(db, work.org, "ops"):
-        assert one(db, count, indicator) == 1
-        with denied():
-            add(db, "indicators", work.org, **{**values, "idempotency_key": "zabbix/3"})
-        with denied():
-            db.execute("update public.indicators set value = 100")
-        with denied():
-            db.execute("delete from public.indicators")
-    with as_member(db, world.b, "owner"):
-        assert one(db, count, indicator) == 0
-    with as_worker(db):
-        add(db, "indicators", world.b, **{**values, "contract_id": None})
-
-
-def make_key(db: Connection, organization: Org, rate: int = 60) -> str:
-    with as_member(db, organization, "owner"):
-        return str(
-            one(
-                db,
-                "select public.create_api_key(%s, 'Zabbix', '{indicators:write}',"
-                " rate_per_minute => %s) ->> 'key'",
-                organization.org, rate,
-            )
-        )  # fmt: skip
-
-
-def ingest(db: Connection, key: str, *measurements: object) -> dict[str, int]:
-    with as_worker(db):
-        answer = one(db, "select public.ingest_indicators(%s, %s)", key, Jsonb(measurements))
-        assert isinstance(answer, dict)
-        return answer
-
-
-def measured(key: str, **more: object) -> dict[str, object]:
-    return {
-        "source": "Infra", "metric_type": "availability", "value": 99.95, "unit": "%",
-        "period": "2026-03-30", "idempotency_key": key, **more,
-    }  # fmt: skip
-
-
-def test_a_batch_sent_twice_is_stored_once_in_the_organisation_of_its_key(
-    db: Connection, world: World, work: Work
-) -> None:
-    key = make_key(db, work.org)
-    number = one(db, "select number from public.contracts where id = %s", work.contract)
-    batch = [measured("z/1", contract=number), measured("z/2", source="Sec"), measured("z/2")]
-    assert ingest(db, key, *batch) == {"stored": 2, "repeated": 1}
-    assert ingest(db, key, *batch, measured("z/3")) == {"stored": 1, "repeated": 3}
-    assert db.execute(
-        "select org_id, contract_id, source from public.indicators order by idempotency_key"
-    ).fetchall() == [
-        (work.org.org, work.contract, "Infra"),
-        (work.org.org, None, "Sec"),
-        (work.org.org, None, "Infra"),
-    ]
-    assert one(db, "select last_used_at is not null from public.api_keys")
-    assert one(db, "select count(*) from public.audit_log where table_name = 'api_keys'") == 1
-    other = make_key(db, world.b)
-    with refused("contract_not_found"):
-        ingest(db, other, measured("z/1", contract=number))
-    assert ingest(db, other, measured("z/1")) == {"stored": 1, "repeated": 0}
-
-
-def test_a_batch_with_one_wrong_measurement_stores_nothing(db: Connection, work: Work) -> None:
-    key = make_key(db, work.org)
-    for wrong in (
-        measured("z/2", source="Other"),
-        measured("z/2", value="many"),
-        measured("z/2", period="30/03/2026x"),
-        {"source": "Infra"},
-        "text",
-    ):
-        with refused("bad_input"):
-            ingest(db, key, measured("z/1"), wrong)
-    with refused("bad_input"):
-        ingest(db, key)
-    with refused("bad_input"):
-        ingest(db, key, *(measured(f"z/{number}") for number in range(1001)))
-    assert one(db, "select count(*) from public.indicators") == 0
-
-
-def test_a_key_that_is_unknown_revoked_expired_or_too_busy_writes_nothing(
-    db: Connection, work: Work
-) -> None:
-    key = make_key(db, work.org, rate=2)
-    with refused("api_key_invalid"):
-        ingest(db, key + "0", measured("z/1"))
-    with as_worker(db), refused("api_key_scope_missing"):
-        db.execute("select app.use_api_key(%s, 'contracts:write')", (key,))
-    ingest(db, key, measured("z/1"))
-    ingest(db, key, measured("z/2"))
-    with refused("rate_limited"):
-        ingest(db, key, measured("z/3"))
-    for status in ("suspended", "inactive"):
-        db.execute(
-            "update public.organizations set status = %s where id = %s", (status, work.org.org)
-        )
-        with refused(f"organization_{status}"):
-            ingest(db, key, measured("z/3"))
-    db.execute("update public.organizations set status = 'active' where id = %s", (work.org.org,))
-    for change in ("expires_at = app.now()", "revoked_at = app.now()"):
-        with db.transaction(force_rollback=True):
-            db.execute(f"update public.api_keys set {change}")
-            with refused("api_key_invalid"):
-                ingest(db, key, measured("z/3"))
-
-
-def test_only_the_server_takes_measurements(db: Connection, work: Work) -> None:
-    key = make_key(db, work.org)
-    for act in (as_member(db, work.org, "owner"), as_anon(db)):
-        with act, denied():
-            db.execute("select public.ingest_indicators(%s, %s)", (key, Jsonb([measured("z/1")])))
 
 
 def test_a_person_without_membership_enters_nothing(
