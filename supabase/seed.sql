@@ -630,7 +630,7 @@ begin
         group by k.id, k.omie_codigo, basis.basis, basis.share;
 
         insert into public.erp_sync_log (
-            org_id, entity, month, status, rows_read, rows_written, started_at, finished_at
+            org_id, entity, month, status, seen, created, started_at, finished_at
         ) values (
             org, 'revenue', v_month, 'succeeded', 46, 46, app.now(),
             app.now() + interval '41 seconds'

@@ -7,32 +7,67 @@
 create table public.erp_sync_log (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
+    run_id uuid not null default gen_random_uuid(),
     entity text not null
         constraint erp_sync_log_entity_check
-            check (entity in ('clients', 'receivables', 'revenue')),
+            check (entity in ('clients', 'services', 'receivables', 'revenue')),
+    mode text not null default 'full'
+        constraint erp_sync_log_mode_check check (mode in ('incremental', 'full')),
+    since date,
     month date constraint erp_sync_log_month_check check (month = app.month_start(month)),
     status text not null default 'running'
         constraint erp_sync_log_status_check
             check (status in ('running', 'succeeded', 'partial', 'failed')),
-    rows_read integer not null default 0 constraint erp_sync_log_read_check check (rows_read >= 0),
-    rows_written integer not null default 0
-        constraint erp_sync_log_written_check check (rows_written >= 0),
+    seen integer not null default 0,
+    created integer not null default 0,
+    updated integer not null default 0,
+    unchanged integer not null default 0,
+    skipped integer not null default 0,
+    deactivated integer not null default 0,
+    failed integer not null default 0,
+    failures jsonb not null default '[]'
+        constraint erp_sync_log_failures_check
+            check (jsonb_typeof(failures) = 'array' and jsonb_array_length(failures) <= 100),
     error text constraint erp_sync_log_error_check check (length(error) <= 2000),
     started_at timestamptz not null default app.now(),
     finished_at timestamptz,
+    next_at timestamptz,
     created_at timestamptz not null default app.now(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
+    constraint erp_sync_log_counts_check
+        check (least(seen, created, updated, unchanged, skipped, deactivated, failed) >= 0),
+    constraint erp_sync_log_since_check check ((mode = 'incremental') = (since is not null)),
     constraint erp_sync_log_finished_check
         check ((status = 'running') = (finished_at is null) and finished_at >= started_at)
 );
 comment on table public.erp_sync_log is
-    '[data] One row per run of a synchronisation with the ERP (Omie): what, when, how much, how '
-    'it ended.';
+    '[data] One row per synchronisation of one entity with the ERP (Omie): what, when, how much, '
+    'how it ended.';
+comment on column public.erp_sync_log.run_id is
+    'The run it belongs to: one run may synchronise several entities, and may be tried again.';
+comment on column public.erp_sync_log.since is
+    'Day of change asked for by an incremental run: that of the run before, less two days.';
 comment on column public.erp_sync_log.month is
-    'First day of the month asked for; null for a full run.';
+    'First day of the month asked for (revenue); else null.';
+comment on column public.erp_sync_log.status is
+    'partial: rows failed, or the lists changed while they were read and nothing was taken for '
+    'vanished; error tells.';
+comment on column public.erp_sync_log.seen is
+    'Rows of the ERP; each was created, updated, unchanged, skipped or failed. Of revenue those '
+    'are the rows of the snapshot, and seen are titles and receipts.';
+comment on column public.erp_sync_log.skipped is
+    'Not ours: suppliers, inactive services; of revenue lines that do not count.';
+comment on column public.erp_sync_log.deactivated is
+    'Rows the ERP no longer has: clients made inactive, titles cancelled, revenue removed.';
+comment on column public.erp_sync_log.failures is
+    'The first 100 rows that failed: [{row, reason}], the row''s code in the ERP and what is '
+    'wrong with it.';
 comment on column public.erp_sync_log.error is
     'Why it failed or was partial; never a request body.';
+comment on column public.erp_sync_log.next_at is
+    'No other run of the organisation starts before: five minutes after the end, or later where '
+    'the ERP asked for it.';
 create index erp_sync_log_entity_idx on public.erp_sync_log (org_id, entity, started_at desc);
 
 create table public.erp_revenue_snapshot (
@@ -82,6 +117,8 @@ create table public.erp_receivables (
     status text not null
         constraint erp_receivables_status_check
             check (status in ('open', 'partial', 'paid', 'cancelled')),
+    paid_on date,
+    vanished_at timestamptz,
     synced_at timestamptz not null default app.now(),
     created_at timestamptz not null default app.now(),
     updated_at timestamptz not null default app.now(),
@@ -104,6 +141,11 @@ comment on column public.erp_receivables.amount is 'Face value, BRL.';
 comment on column public.erp_receivables.paid is
     'BRL received so far; with interest or discount, paid + open differs from amount.';
 comment on column public.erp_receivables.open is 'BRL still to receive; 0 once paid or cancelled.';
+comment on column public.erp_receivables.paid_on is 'Day of the latest payment.';
+comment on column public.erp_receivables.vanished_at is
+    'When the ERP was found to have the title no more; it counts as cancelled since.';
+comment on column public.erp_receivables.synced_at is
+    'Moment what stands here was true in the ERP; older news does not change it.';
 create index erp_receivables_due_on_idx on public.erp_receivables (org_id, due_on) where open > 0;
 create index erp_receivables_omie_codigo_idx on public.erp_receivables (org_id, omie_codigo);
 create index erp_receivables_client_id_idx on public.erp_receivables (org_id, client_id);

@@ -43,6 +43,7 @@ create table public.clients (
             check (jsonb_typeof(address) = 'object' and length(address::text) <= 4000),
     segment text constraint clients_segment_check check (length(segment) <= 100),
     omie_codigo bigint constraint clients_omie_codigo_check check (omie_codigo > 0),
+    omie_inactive_at timestamptz,
     lead_id uuid,
     status text not null default 'active'
         constraint clients_status_check check (status in ('active', 'inactive')),
@@ -67,6 +68,9 @@ comment on column public.clients.phones is '[pii] Phones, the main one first.';
 comment on column public.clients.address is '[pii] Street, number, district, city, state, zip.';
 comment on column public.clients.omie_codigo is
     'Code of the client in Omie; ERP snapshots are matched by it.';
+comment on column public.clients.omie_inactive_at is
+    'Since when Omie has the client as inactive, or no more; null while active there. The status '
+    'follows when this changes, and is otherwise the organisation''s own.';
 comment on column public.clients.lead_id is
     'Lead the client was won from; the first one if there were more.';
 create index clients_lead_id_idx on public.clients (org_id, lead_id);
