@@ -46,7 +46,7 @@ async def call_function(task: Task) -> str:
         rows = said if isinstance(said, int) else None
         outcome = None if rows is not None or not said else _text(said)
         await connection.execute(_FINISH, [task.payload.get("run_id"), rows, outcome])
-    return _text(said)
+    return f"{job.name}: {_text(said)}"
 
 
 def _text(said: object) -> str:

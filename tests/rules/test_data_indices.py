@@ -579,11 +579,11 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     db.execute(
         "insert into public.bcb_rates_snapshot (series, date, value) values ('433', '1980-01-01', 1)"
     )
-    for month in ("2029-02-28", "2029-03-01"):
+    for day in ("2029-02-28", "2029-03-01"):
         db.execute(
             "insert into public.bcb_sync_log (run_id, series, from_on, to_on, started_at)"
             " values (gen_random_uuid(), '433', %(day)s::date, %(day)s::date, %(day)s::date)",
-            {"day": month},
+            {"day": day},
         )
     db.execute(
         "insert into public.event_aggregates (org_id, period, module, event_type, count)"

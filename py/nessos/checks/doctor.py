@@ -26,6 +26,14 @@ where p.pronamespace = to_regnamespace('app')
 union all
 select t.entrypoint from app.job_types as t
 """
+_FAILED: Final = """
+select r.job, count(*) as count, min(r.error) as error
+from app.cron_runs as r
+where r.status = 'failed' and r.scheduled_at = (
+    select max(l.scheduled_at) from app.cron_runs as l where l.job = r.job
+)
+group by r.job order by r.job
+"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ def examine(target: Target) -> list[Finding]:
     found = _secrets(target)
     try:
         with connect(target.database_url.get_secret_value(), name="doctor") as connection:
-            found += [*schema(connection), *catalog(connection), *_queue(connection)]
-            found += _timetable(connection)
+            behind = schema(connection)
+            found += [*behind, *catalog(connection), *_queue(connection)]
+            found += [] if behind else _timetable(connection)
             found += _heartbeats(connection, start)
     except DatabaseError as error:
         remedy = "make up" if target.is_local else (error.way_out or "check DATABASE_URL")
@@ -121,12 +130,21 @@ def _timetable(connection: psycopg.Connection[Any]) -> list[Finding]:
     from cron.timetable import load as load_timetable  # noqa: PLC0415 - needed here only
 
     there = {row["name"] for row in connection.execute(_CALLABLE)}
-    return [
+    missing = [
         Finding("cron", f"{job.name} needs {name}, which does not exist", _PUSH)
         for job in load_timetable().jobs
         for name in job.needs()
         if name not in there
     ]
+    failed = [
+        Finding(
+            "cron",
+            f"{row['job']} failed for {row['count']} in its last run: {row['error']}",
+            f"nessos cron runs {row['job']} --failed",
+        )
+        for row in connection.execute(_FAILED)
+    ]
+    return [*missing, *failed]
 
 
 def _heartbeats(connection: psycopg.Connection[Any], start: str) -> list[Finding]:
