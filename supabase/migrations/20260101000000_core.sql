@@ -406,15 +406,23 @@ language plpgsql
 security definer
 set search_path = ''
 as $$
+declare
+    v_blocking timestamptz;
 begin
     perform pg_advisory_xact_lock(hashtextextended(rate_limit.bucket, 0));
     delete from app.rate_hits as h
     where h.bucket = rate_limit.bucket and h.hit_at <= app.now() - rate_limit.per;
-    if (select count(*) from app.rate_hits as h
-        where h.bucket = rate_limit.bucket) >= rate_limit.max_hits then
+    select h.hit_at into v_blocking from app.rate_hits as h
+    where h.bucket = rate_limit.bucket
+    order by h.hit_at desc
+    limit 1 offset rate_limit.max_hits - 1;
+    if found then
         perform app.raise_error(
             'rate_limited', format('More than %s in %s.', rate_limit.max_hits, rate_limit.per),
-                'Try again later.'
+            format(
+                'Try again in %s s.',
+                ceil(extract(epoch from v_blocking + rate_limit.per - app.now()))
+            )
         );
     end if;
     insert into app.rate_hits (bucket, hit_at) values (rate_limit.bucket, app.now());

@@ -1,4 +1,4 @@
--- Ops, the work done: time entries with a timer, metrics per contract and month, indicators.
+-- Ops, the work done: time entries with a timer, metrics per contract and month.
 -- Depends on: core, core_access, core_audit, events, ops_playbooks, contracts.
 -- Asked for by: domain §5 ops and §6 metrics.sync, access.md (own time entries).
 
@@ -99,41 +99,6 @@ create index time_entries_service_action_id_idx
 on public.time_entries (org_id, service_action_id);
 create index time_entries_playbook_id_idx on public.time_entries (org_id, playbook_id);
 create index time_entries_playbook_task_id_idx on public.time_entries (org_id, playbook_task_id);
-
-create table public.indicators (
-    org_id uuid not null references public.organizations (id) on delete cascade,
-    id uuid not null default gen_random_uuid(),
-    source text not null
-        constraint indicators_source_check check (source in ('Infra', 'Sec', 'Data', 'Custom')),
-    contract_id uuid,
-    metric_type text not null
-        constraint indicators_metric_type_check check (length(metric_type) between 1 and 100),
-    value numeric not null
-        constraint indicators_value_check check (value > '-infinity' and value < 'infinity'),
-    unit text constraint indicators_unit_check check (length(unit) between 1 and 40),
-    period date not null,
-    metadata jsonb not null default '{}'
-        constraint indicators_metadata_check check (jsonb_typeof(metadata) = 'object'),
-    idempotency_key text not null
-        constraint indicators_idempotency_key_check
-            check (length(idempotency_key) between 1 and 200),
-    created_at timestamptz not null default app.now(),
-    primary key (org_id, id),
-    unique (org_id, idempotency_key),
-    foreign key (org_id, contract_id) references public.contracts (org_id, id) deferrable
-);
-comment on table public.indicators is
-    '[ops] Measurements that outside systems send in: availability, incidents, volumes. '
-    'Written by the server only.';
-comment on column public.indicators.contract_id is 'Null = concerns the whole organisation.';
-comment on column public.indicators.unit is
-    'Of value, as sent (%, GB, count …); null = a bare number.';
-comment on column public.indicators.period is 'Day measured, or first day of a longer period.';
-comment on column public.indicators.idempotency_key is
-    'The sender''s name for this measurement; the same one is stored once.';
-create index indicators_contract_id_idx
-on public.indicators (org_id, contract_id, metric_type, period);
-create index indicators_period_idx on public.indicators (org_id, period);
 
 -- 2. Functions: time entries
 
@@ -536,75 +501,6 @@ $$;
 comment on function app.sync_recent_performance_metrics(uuid) is
     'Job: syncs the running and the previous month. Returns how many rows were written.';
 
--- 2. Functions: indicators
-
-create function public.ingest_indicators(api_key text, indicators jsonb) returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-    v_org uuid := app.use_api_key(api_key, 'indicators:write');
-    v_sent integer;
-    v_stored integer;
-    v_unknown text;
-begin
-    if jsonb_typeof(ingest_indicators.indicators) is distinct from 'array'
-        or jsonb_array_length(ingest_indicators.indicators) not between 1 and 1000
-    then
-        perform app.raise_error(
-            'bad_input', 'indicators is not an array of 1 to 1000 measurements.',
-            'Send [{"source", "metric_type", "value", "period", "idempotency_key"}].'
-        );
-    end if;
-    v_sent := jsonb_array_length(ingest_indicators.indicators);
-    select element.item ->> 'contract' into v_unknown
-    from jsonb_array_elements(ingest_indicators.indicators) as element (item)
-    where
-        element.item ->> 'contract' is not null
-        and not exists (
-            select from public.contracts as k
-            where k.org_id = v_org and k.number = element.item ->> 'contract'
-        )
-    limit 1;
-    if found then
-        perform app.raise_error(
-            'contract_not_found', format('There is no contract %s.', v_unknown),
-            'contract is its number.'
-        );
-    end if;
-    begin
-        insert into public.indicators (
-            org_id, source, contract_id, metric_type, value, unit, period, metadata, idempotency_key
-        )
-        select
-            v_org, given.source, k.id, given.metric_type, given.value, given.unit, given.period,
-            coalesce(given.metadata, '{}'), given.idempotency_key
-        from jsonb_array_elements(ingest_indicators.indicators) with ordinality
-            as element (item, place)
-        cross join lateral jsonb_to_record(element.item) as given (
-            source text, contract text, metric_type text, value numeric, unit text, period date,
-            metadata jsonb, idempotency_key text
-        )
-        left join public.contracts as k on k.org_id = v_org and k.number = given.contract
-        order by element.place
-        on conflict (org_id, idempotency_key) do nothing;
-        get diagnostics v_stored = row_count;
-    exception
-        when data_exception or integrity_constraint_violation then
-            perform app.raise_error(
-                'bad_input', sqlerrm, 'Nothing of the batch was stored. Dates are ISO.'
-            );
-    end;
-    return jsonb_build_object('stored', v_stored, 'repeated', v_sent - v_stored);
-end;
-$$;
-comment on function public.ingest_indicators(text, jsonb) is
-    'Stores a batch of up to 1000 measurements {source, contract (its number), metric_type, '
-    'value, unit, period, metadata, idempotency_key} of the organisation whose key it is, all or '
-    'none; a repeated idempotency_key is stored once. Returns {stored, repeated}. Called by the '
-    'server that took the request. Errors: api_key_invalid, api_key_scope_missing, '
-    'organization_suspended, organization_inactive, rate_limited, bad_input, contract_not_found.';
-
 -- 3. Triggers
 
 create trigger time_entries_50_derive
@@ -639,17 +535,10 @@ create trigger performance_metrics_80_audit
 after insert or update or delete on public.performance_metrics
 for each row execute function app.audit_row();
 
-create trigger indicators_70_emit
-after insert or update or delete on public.indicators
-for each row execute function app.emit_event(
-    'ops', 'indicator', '', 'source', 'contract_id', 'metric_type', 'value', 'period'
-);
-
 -- 5. Access
 
 select app.protect_table('public.performance_metrics', 'time', null);
 select app.protect_table('public.time_entries', 'time', 'user_id');
-select app.protect_table('public.indicators', 'ops', null, '{select}');
 
 grant execute on function
 public.start_timer(uuid, uuid, uuid, uuid, text),
@@ -663,9 +552,7 @@ app.list_timer_targets(uuid),
 app.month_range(uuid, date),
 app.timer_totals(uuid, uuid, date)
 to authenticated, service_role;
-grant execute on function
-app.sync_recent_performance_metrics(uuid), public.ingest_indicators(text, jsonb)
-to service_role;
+grant execute on function app.sync_recent_performance_metrics(uuid) to service_role;
 
 -- 6. Reference rows
 
@@ -705,16 +592,4 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 (
     'ops', 'performance_metric.deleted', 'Metrics of a contract and month were removed.',
     '{contract_id,month,source}'
-),
-(
-    'ops', 'indicator.created', 'A measurement came in.',
-    '{source,contract_id,metric_type,value,period}'
-),
-(
-    'ops', 'indicator.updated', 'A measurement was corrected.',
-    '{source,contract_id,metric_type,value,period,changed}'
-),
-(
-    'ops', 'indicator.deleted', 'A measurement was removed.',
-    '{source,contract_id,metric_type,value,period}'
 );
