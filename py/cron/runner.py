@@ -114,7 +114,7 @@ class Runner:
             # The others are fired; this one is tried again with the next heartbeat.
             said.error("job not fired", error=error.diag.message_primary)
             return
-        if row and row[0] is not None:
+        if row and row[0]:
             said.info("job fired", runs=row[0])
 
     def _connect(self) -> psycopg.Connection:
