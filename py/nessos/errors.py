@@ -80,7 +80,13 @@ class RuleError(DatabaseError):
 
 
 class UpstreamError(NessosError):
-    """A service outside ness.OS failed."""
+    """A service outside ness.OS failed.
+
+    Attributes:
+        is_uncertain: Whether the service may have done what was asked all the same.
+    """
+
+    is_uncertain = False
 
 
 class RetryError(UpstreamError):
@@ -93,10 +99,13 @@ class WaitError(UpstreamError):
     Args:
         message: What the service said.
         until: The moment, with a time zone.
+        is_account_wide: Whether it means every call of the account, and so opens its circuit until
+            then; else only the call that was made.
     """
 
-    def __init__(self, message: str, until: datetime) -> None:
+    def __init__(self, message: str, until: datetime, *, is_account_wide: bool = True) -> None:
         self.until = until
+        self.is_account_wide = is_account_wide
         super().__init__(message, f"try again after {until.isoformat(timespec='seconds')}")
 
 
