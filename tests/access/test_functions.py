@@ -53,6 +53,11 @@ def matrix(db_url: str) -> Iterator[Matrix]:
         matrix = Matrix(connection)
         for place in PLACES:
             matrix.rows.fill(place)
+        connection.execute(
+            "insert into pgqueuer.pgqueuer (id, priority, entrypoint, headers, status)"
+            " values (1, 0, 'event.job', jsonb_build_object('org_id', %s::uuid), 'failed')",
+            (A.org,),
+        )
         connection.commit()
         yield matrix
         connection.rollback()

@@ -31,8 +31,17 @@ def worker(
         int | None,
         typer.Option(min=1, help="Jobs at the same time; NESSOS_WORKER_CONCURRENCY if not given."),
     ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Answer /health and /metrics here; NESSOS_WORKER_PORT if not given, 0 for not"
+            " at all.",
+        ),
+    ] = None,
     drain: Annotated[
-        bool, typer.Option("--drain", help="Stop when the queue is empty instead of waiting.")
+        bool, typer.Option("--drain", help="Stop when nothing is ready instead of waiting.")
     ] = False,
 ) -> None:
     """Take jobs from the queue and run them, until stopped."""
@@ -45,7 +54,14 @@ def worker(
         raise typer.BadParameter(
             f"no such class: {', '.join(sorted(unknown))}", param_hint="--queues"
         )
+    listen = settings.worker_port if port is None else port
     run(
         resolve(settings).database_url.get_secret_value(),
-        options=Options(classes, concurrency or settings.worker_concurrency, drain),
+        options=Options(
+            classes=classes,
+            concurrency=concurrency or settings.worker_concurrency,
+            drain=drain,
+            heartbeat_s=settings.worker_heartbeat_s,
+            address=(settings.worker_host, listen) if listen else None,
+        ),
     )

@@ -185,6 +185,7 @@ class Line:
             self.shutdown.set()
             await cancel_and_wait(self._ears)
             self._ears = None
+            self._callbacks.clear()
             self._listens.clear()
 
     async def _send(

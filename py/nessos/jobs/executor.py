@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from nessos.http import Http
     from nessos.jobs.entrypoint import Entrypoint, Pool
+    from nessos.jobs.watch import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.worker")
 
@@ -47,12 +48,14 @@ class Shift:
     Attributes:
         pool: Connections to the database.
         http: The client for services outside.
+        metrics: What is counted.
         running: The handlers at work.
         is_over: Whether jobs go back to the queue instead of being run.
     """
 
     pool: Pool
     http: Http
+    metrics: Metrics
     running: set[asyncio.Task[str | None]] = field(default_factory=set)
     is_over: bool = False
 
@@ -96,8 +99,8 @@ class Executor:
             result = await self._run(task) if await runs.begin(task) else "done before"
             await runs.finish(task, result)
         except asyncio.CancelledError:
-            if not self.shift.is_over:
-                raise
+            # The queue would take a cancelled job for one that nobody wants any more.
+            self._count(job, started, "returned")
             said.info("job returned")
             raise RetryRequested(reason="the worker stops") from None
         except Exception as raised:
@@ -106,6 +109,7 @@ class Executor:
             wait = self._wait(job, error)
             if task is not None:
                 await runs.fail(task, error, is_final=wait is None)
+            self._count(job, started, _outcome(error, wait))
             if wait is None:
                 said.error("job held", error=str(error), exc_info=trace)
                 raise error from raised
@@ -116,8 +120,13 @@ class Executor:
                 exc_info=trace,
             )
             raise RetryRequested(wait, f"{type(error).__name__}: {error}") from raised
+        self._count(job, started, "done")
         duration = round((time.monotonic() - started) * 1000)
         said.info("job done", result=result, duration_ms=duration)
+
+    def _count(self, job: Job, started: float, outcome: str) -> None:
+        self.shift.metrics.ended.labels(job.entrypoint, outcome).inc()
+        self.shift.metrics.seconds.labels(job.entrypoint).observe(time.monotonic() - started)
 
     async def _run(self, task: Task) -> str | None:
         async def handle() -> str | None:
@@ -130,6 +139,8 @@ class Executor:
         self.shift.running.add(work)
         try:
             done, _ = await asyncio.wait({work}, timeout=self.entrypoint.timeout_s)
+            if done and work.cancelled() and not self.shift.is_over:
+                raise RuntimeError("the handler cancelled itself")
             if done:
                 return work.result()
             work.cancel()
@@ -158,6 +169,12 @@ class Executor:
         job.headers = headers
         job.attempts += 1
         return self.entrypoint.retry.delay(job.attempts)
+
+
+def _outcome(error: Exception, wait: timedelta | None) -> str:
+    if wait is None:
+        return "held"
+    return "waiting" if isinstance(error, WaitError) else "retried"
 
 
 def _task(job: Job, shift: Shift) -> Task:

@@ -7,6 +7,7 @@ comes back would then finish a job that another has taken over meanwhile.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,13 +17,13 @@ from pydantic_core import to_json
 from nessos import logs
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from pgqueuer.models import Job, TracebackRecord
     from pgqueuer.ports.repository import EntrypointExecutionParameter
     from pgqueuer.types import JOB_STATUS, JobId, QueueEntrypoint, QueueManagerId
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.worker")
+
+_NEVER: Final = timedelta(days=36500)
 
 _END: Final = """
 with ends as (
@@ -76,9 +77,11 @@ class OwnedQueries(Queries):
     """The statements of one worker.
 
     Attributes:
+        limit: How many jobs it may hold at once.
         holder: The worker, as the queue names it; known from its first fetch.
     """
 
+    limit: int | None = None
     holder: QueueManagerId | None = field(default=None, init=False)
 
     async def dequeue(
@@ -86,14 +89,12 @@ class OwnedQueries(Queries):
         batch_size: int,
         entrypoints: dict[QueueEntrypoint, EntrypointExecutionParameter],
         queue_manager_id: QueueManagerId,
-        global_concurrency_limit: int | None,
-        heartbeat_timeout: timedelta,
+        global_concurrency_limit: int | None,  # noqa: ARG002 - pgqueuer's must be twice the batch
+        heartbeat_timeout: timedelta,  # noqa: ARG002 - silent workers: app.recover_jobs
     ) -> list[Job]:
         """Take jobs that are due."""
         self.holder = queue_manager_id
-        return await super().dequeue(
-            batch_size, entrypoints, queue_manager_id, global_concurrency_limit, heartbeat_timeout
-        )
+        return await super().dequeue(batch_size, entrypoints, queue_manager_id, self.limit, _NEVER)
 
     async def log_jobs(
         self, job_status: list[tuple[Job, JOB_STATUS, TracebackRecord | None]]

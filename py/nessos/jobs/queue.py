@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 SCHEMA: Final = "pgqueuer"
 
 
-def queries(driver: Driver) -> Queries:
+def queries(driver: Driver, *, limit: int | None = None) -> Queries:
     """Bind pgqueuer's statements to our schema, whatever the environment says.
 
     Args:
         driver: The connection.
+        limit: How many jobs a worker may hold at once.
 
     Returns:
         The statements.
@@ -37,6 +38,7 @@ def queries(driver: Driver) -> Queries:
     settings = DBSettings(db_schema=SCHEMA)
     return OwnedQueries(
         driver,
+        limit=limit,
         qbe=qb.QueryBuilderEnvironment(settings),
         qbq=qb.QueryQueueBuilder(settings),
         qbs=qb.QuerySchedulerBuilder(settings),
@@ -122,7 +124,13 @@ async def _install(url: str, *, dry_run: bool) -> str:
 
 
 async def _mark(connection: psycopg.AsyncConnection) -> None:
-    """Write into the database which pgqueuer its schema is of, and close what it leaves open."""
+    """Write into the database which pgqueuer its schema is of, and add what it leaves open."""
+    # Held jobs are listed per organisation, beside however many that wait.
+    await connection.execute(
+        sql.SQL(
+            "create index if not exists pgqueuer_failed_idx on {} (id) where status = 'failed'"
+        ).format(sql.Identifier(SCHEMA, "pgqueuer"))
+    )
     # Its trigger function resolves names in the caller's search_path, which a caller may set.
     await connection.execute(
         sql.SQL("alter function {}() set search_path = ''").format(

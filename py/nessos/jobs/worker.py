@@ -9,23 +9,24 @@ import os
 import signal
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import structlog
 
 from nessos import logs
 from nessos.errors import DatabaseError, from_psycopg
+from nessos.http import client
 from nessos.jobs import connections, queue
 from nessos.jobs.catalogue import entrypoints
 from nessos.jobs.executor import Executor, Shift
+from nessos.jobs.watch import Metrics, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgqueuer.core.qm import QueueManager
 
-    from nessos.http import Http
     from nessos.jobs.entrypoint import Entrypoint, Pool
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.worker")
@@ -41,7 +42,35 @@ _GRACE_S: Final = 25.0
 
 _LIMIT_S: Final = 29.0
 
+_IDLE_S: Final = 1.0
+_BUSY_S: Final = 0.1
+"""How often a worker looks for what waits: when there was nothing, and when there was."""
+
 _CLASSES: Final = "select t.entrypoint, t.latency_class from app.job_types as t"
+_STATE: Final = "select * from app.queue_state()"
+_RECOVER: Final = "select app.recover_jobs(%s)"
+_RELEASE: Final = "select app.release_waiting_jobs(%s) as released"
+_IS_DRAINED: Final = """
+select not exists (
+    select from app.job_types as t
+    where t.latency_class = any(%s)
+        and (
+            exists (
+                select from pgqueuer.pgqueuer as q
+                where q.entrypoint = t.entrypoint
+                    and (
+                        q.status = 'picked'
+                        -- An attempt that is to come soon is waited for.
+                        or (q.status = 'queued' and q.execute_after < now() + interval '1 minute')
+                    )
+            )
+            or exists (
+                select from app.waiting_jobs as w
+                where w.entrypoint = t.entrypoint and w.due_at <= app.now()
+            )
+        )
+) as is_drained
+"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +80,16 @@ class Options:
     Attributes:
         classes: The latency classes it takes jobs of.
         concurrency: How many jobs at the same time.
-        drain: Stop when the queue is empty.
+        drain: Stop when nothing is ready any more.
+        heartbeat_s: After how long without a sign of life its jobs run elsewhere.
+        address: Where it answers probes; None for not at all.
     """
 
     classes: Sequence[str] = CLASSES
     concurrency: int = 10
     drain: bool = False
+    heartbeat_s: float = 30.0
+    address: tuple[str, int] | None = None
 
 
 def run(url: str, *, options: Options, known: Iterable[Entrypoint] | None = None) -> None:
@@ -87,35 +120,55 @@ def run(url: str, *, options: Options, known: Iterable[Entrypoint] | None = None
 
 async def _run(url: str, options: Options, known: Sequence[Entrypoint]) -> None:
     from pgqueuer.core.qm import QueueManager  # noqa: PLC0415 - the command line must start fast
-    from pgqueuer.domain.types import QueueExecutionMode  # noqa: PLC0415
 
     line = connections.Line(url, name="worker")
     await line.open()
     async with (
         contextlib.aclosing(line),
+        # Two more for the worker itself.
         connections.pool(url, size=options.concurrency + 2) as pool,
-        _http(pool) as http,
+        client(pool) as http,
+        contextlib.AsyncExitStack() as exits,
     ):
-        manager = QueueManager(queue.queries(line))
-        shift = Shift(pool, http)
+        shift = Shift(pool, http, Metrics())
+        manager = QueueManager(queue.queries(line, limit=options.concurrency))
         await _register(manager, shift, options, known)
         _stop_on_signals(manager, shift)
+        if options.address:
+            exits.enter_context(serve(options.address, shift.metrics, lambda: _state(pool)))
+        keeper = asyncio.create_task(_keep(pool, options, manager.shutdown))
+        exits.callback(keeper.cancel)
         log.info("started", entry_points=len(manager.entrypoint_registry), queues=options.classes)
         await manager.run(
             dequeue_timeout=_POLL,
-            batch_size=max(1, options.concurrency // 2),
-            max_concurrent_tasks=max(2, options.concurrency),
-            mode=QueueExecutionMode.drain if options.drain else QueueExecutionMode.continuous,
+            batch_size=options.concurrency,
+            heartbeat_timeout=timedelta(seconds=options.heartbeat_s),
         )
     log.info("stopped")
 
 
-def _http(pool: Pool) -> contextlib.AbstractAsyncContextManager[Http]:
-    try:
-        from nessos.http import client  # noqa: PLC0415 - as above
-    except ModuleNotFoundError:
-        return contextlib.nullcontext()
-    return client(pool)
+async def _keep(pool: Pool, options: Options, stop: asyncio.Event) -> None:
+    """Do what all workers do for all: release what waits, recover what a dead one held."""
+    classes = list(options.classes)
+    while True:
+        released = 0
+        try:
+            async with pool.connection() as connection:
+                await connection.execute(_RECOVER, [timedelta(seconds=options.heartbeat_s)])
+                row = await (await connection.execute(_RELEASE, [classes])).fetchone()
+                released = row["released"] if row else 0
+                if options.drain and not released:
+                    row = await (await connection.execute(_IS_DRAINED, [classes])).fetchone()
+                    if row and row["is_drained"]:
+                        stop.set()
+        except psycopg.Error as error:
+            log.warning("queue not kept", error=str(error).strip())
+        await asyncio.sleep(_BUSY_S if released else _IDLE_S)
+
+
+async def _state(pool: Pool) -> list[dict[str, Any]]:
+    async with pool.connection() as connection:
+        return await (await connection.execute(_STATE)).fetchall()
 
 
 async def _register(
