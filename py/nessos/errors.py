@@ -4,6 +4,7 @@ NessosError
 ├── UsageError                 the command was called wrongly (exit code 2)
 ├── PartialError               some of the work was done, some not (exit code 3)
 ├── StackError                 a part of the local stack cannot start or stop
+├── CredentialsError           stored credentials cannot be opened
 ├── DatabaseError              the database cannot be reached or lacks something
 │   └── RuleError              a rule of the database refused (SQLSTATE PT4xx)
 └── UpstreamError              a service outside ness.OS failed
@@ -55,6 +56,10 @@ class PartialError(NessosError):
 
 class StackError(NessosError):
     """A part of the local stack cannot start or stop."""
+
+
+class CredentialsError(NessosError):
+    """Stored credentials cannot be opened: the key is not here, or the row was tampered with."""
 
 
 class DatabaseError(NessosError):

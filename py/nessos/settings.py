@@ -30,6 +30,13 @@ class Settings(BaseSettings):
         worker_heartbeat_s: After how long without a sign of life a worker's jobs run elsewhere.
         worker_host: Where the worker answers probes.
         worker_port: The port for it; None for not at all.
+        encryption_keys: What credentials of organisations are encrypted with: base64 of 32 bytes,
+            several with commas between; the first encrypts, all decrypt.
+        omie_url: Where Omie's API is.
+        bcb_sgs_url: Where the series of the Banco Central are.
+        bcb_ptax_url: Where its exchange rates are.
+        resend_url: Where Resend's API is.
+        twilio_url: Where Twilio's API is.
     """
 
     model_config = SettingsConfigDict(
@@ -54,6 +61,12 @@ class Settings(BaseSettings):
     worker_heartbeat_s: float = Field(default=30.0, ge=1)
     worker_host: str = "127.0.0.1"
     worker_port: int | None = Field(default=None, ge=0, le=65535)
+    encryption_keys: SecretStr | None = None
+    omie_url: str = "https://app.omie.com.br/api/v1"
+    bcb_sgs_url: str = "https://api.bcb.gov.br"
+    bcb_ptax_url: str = "https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"
+    resend_url: str = "https://api.resend.com"
+    twilio_url: str = "https://api.twilio.com"
 
 
 @cache

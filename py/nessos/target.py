@@ -20,6 +20,7 @@ class Target:
         supabase_url: Its project.
         publishable_key: The key a frontend uses; empty when not given.
         secret_key: The key that passes row level security; empty when not given.
+        encryption_keys: What credentials are encrypted with; empty when not given.
         is_local: Whether it is the stack of this checkout.
     """
 
@@ -27,6 +28,7 @@ class Target:
     supabase_url: str
     publishable_key: SecretStr
     secret_key: SecretStr
+    encryption_keys: SecretStr
     is_local: bool
 
 
@@ -53,6 +55,7 @@ def resolve(settings: Settings | None = None) -> Target:
             supabase_url=settings.supabase_url or "",
             publishable_key=settings.supabase_publishable_key or nothing,
             secret_key=settings.supabase_secret_key or nothing,
+            encryption_keys=settings.encryption_keys or nothing,
             is_local=False,
         )
     if keys is None or local_database is None:
@@ -65,5 +68,6 @@ def resolve(settings: Settings | None = None) -> Target:
         supabase_url=local_url,
         publishable_key=keys.publishable,
         secret_key=keys.secret,
+        encryption_keys=settings.encryption_keys or keys.encryption,
         is_local=True,
     )

@@ -10,7 +10,17 @@ from typing import NoReturn
 
 import typer
 
-from nessos.cli import cron, db, events, indices, organization, report, stack, worker
+from nessos.cli import (
+    cron,
+    db,
+    events,
+    indices,
+    integrations,
+    organization,
+    report,
+    stack,
+    worker,
+)
 from nessos.errors import NessosError
 
 app = typer.Typer(
@@ -26,6 +36,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(cron.app, name="cron")
 app.add_typer(events.app, name="events")
 app.add_typer(indices.app, name="indices")
+app.add_typer(integrations.app, name="integrations")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
 

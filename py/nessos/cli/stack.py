@@ -129,6 +129,7 @@ def env() -> None:
         "SUPABASE_URL": target.supabase_url,
         "SUPABASE_PUBLISHABLE_KEY": target.publishable_key.get_secret_value(),
         "SUPABASE_SECRET_KEY": target.secret_key.get_secret_value(),
+        "NESSOS_ENCRYPTION_KEYS": target.encryption_keys.get_secret_value(),
     }
     for name, value in values.items():
         output.say(f"export {name}={shlex.quote(value)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "keys.json"
-_FIELDS = ("publishable", "secret", "jwt", "owner_password", "rest_password")
+_FIELDS = (
+    "publishable", "secret", "jwt", "owner_password", "rest_password", "encryption",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Keys:
         jwt: Signs the sessions of Auth.
         owner_password: Of the database's owner `postgres`.
         rest_password: Of `authenticator`, the role requests to REST arrive as.
+        encryption: Encrypts the credentials of organisations; as NESSOS_ENCRYPTION_KEYS.
     """
 
     publishable: SecretStr
@@ -36,6 +40,7 @@ class Keys:
     jwt: SecretStr
     owner_password: SecretStr
     rest_password: SecretStr
+    encryption: SecretStr
 
     @staticmethod
     def read(home: Path) -> Keys | None:
@@ -86,6 +91,7 @@ class Keys:
             "jwt": secrets.token_hex(32),
             "owner_password": secrets.token_hex(16),
             "rest_password": secrets.token_hex(16),
+            "encryption": base64.b64encode(secrets.token_bytes(32)).decode(),
         }
         handle = os.open(home / f"{FILE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:

@@ -438,6 +438,8 @@ def _services(stack: Stack, node: str) -> list[Service]:
         "SUPABASE_SECRET_KEY": keys.secret.get_secret_value(),
         "NESSOS_FUNCTIONS_PORT": str(settings.functions_port),
     }
+    ring = settings.encryption_keys or keys.encryption
+    trusted = {**shared, "NESSOS_ENCRYPTION_KEYS": ring.get_secret_value()}
     gateway = {
         **shared,
         "NESSOS_GATEWAY_PORT": str(settings.gateway_port),
@@ -447,7 +449,7 @@ def _services(stack: Stack, node: str) -> list[Service]:
         "NESSOS_BODY_LIMIT_MB": str(settings.body_limit_mb),
         "NESSOS_PROJECT": json.dumps({name: project[name] for name in ("api", "auth")}),
     }
-    functions = {**shared, "SUPABASE_DB_URL": stack.owner_url, "DENO_NO_UPDATE_CHECK": "1"}
+    functions = {**trusted, "SUPABASE_DB_URL": stack.owner_url, "DENO_NO_UPDATE_CHECK": "1"}
     local = database.SUPABASE / "local"
     deno = Path(sys.executable).parent / "deno"
     nessos = [sys.executable, "-m", "nessos"]
@@ -475,8 +477,8 @@ def _services(stack: Stack, node: str) -> list[Service]:
             f"http://127.0.0.1:{settings.functions_port}/",
             "http",
         ),
-        Service("worker", [*nessos, "worker"], shared, "nessos worker", "heartbeat"),
-        Service("cron", [*nessos, "cron", "run"], shared, "nessos cron", "heartbeat"),
+        Service("worker", [*nessos, "worker"], trusted, "nessos worker", "heartbeat"),
+        Service("cron", [*nessos, "cron", "run"], trusted, "nessos cron", "heartbeat"),
     ]
 
 
