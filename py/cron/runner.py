@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import structlog
 from apscheduler.executors.debug import DebugExecutor
-from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from psycopg import sql
@@ -23,11 +24,10 @@ from psycopg.rows import scalar_row
 
 from cron.timetable import load
 from nessos import logs
-from nessos.db import APPLICATION, translated
+from nessos.db import APPLICATION, KEEPALIVE, translated
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from types import FrameType
     from uuid import UUID
 
     from cron.timetable import Job, Timetable
@@ -120,10 +120,7 @@ class Runner:
     def _connect(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=10,
-                application_name=f"{APPLICATION} cron",
+                self._url, autocommit=True, application_name=f"{APPLICATION} cron", **KEEPALIVE
             )
         return self._connection
 
@@ -155,8 +152,8 @@ def run(url: str) -> None:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     timetable = load()
     runner = Runner(url, timetable)
-    scheduler = BlockingScheduler(
-        executors={"default": DebugExecutor()},  # runs in this thread: one look at a time
+    scheduler = BackgroundScheduler(
+        executors={"default": DebugExecutor()},  # runs in its thread: one look at a time
         timezone=timetable.time_zone,
         job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
     )
@@ -164,15 +161,17 @@ def run(url: str) -> None:
         scheduler.add_job(runner.fire_due, Trigger(job), id=job.name)
     scheduler.add_job(runner.fire_due, IntervalTrigger(seconds=HEARTBEAT_S), id="heartbeat")
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        scheduler.shutdown(wait=False)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # A look that has begun is finished: stopping APScheduler inside of one would break it.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     runner.fire_due()
     log.info("started", jobs=len(timetable.jobs), time_zone=timetable.time_zone)
     scheduler.start()
+    stop.wait()
+    scheduler.shutdown()
     runner.close()
+    log.info("stopped")
 
 
 def fire(connection: psycopg.Connection[Any], job: Job, *, org: UUID | None = None) -> int:

@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 APPLICATION = "nessos"
 """Prefix of `application_name`: `nessos worker`, `nessos cron`, … are found by it."""
+
+KEEPALIVE: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""For connections that last: a peer that has vanished without a word is noticed after 25 s."""
 
 
 @contextmanager

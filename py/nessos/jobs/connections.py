@@ -13,7 +13,7 @@ from psycopg import AsyncRawCursor, sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from nessos.db import APPLICATION
+from nessos.db import APPLICATION, KEEPALIVE
 from nessos.jobs.executor import current
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ Answer = TypeVar("Answer")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.worker")
 
-_KEEPALIVE: Final[dict[str, Any]] = {
-    # A peer that has vanished without a word is noticed after 25 s.
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-}
 _LONGEST_PAUSE_S: Final = 5.0
 _LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -66,7 +59,7 @@ def pool(url: str, *, size: int) -> Pool:
             "autocommit": True,
             "row_factory": dict_row,
             "application_name": f"{APPLICATION} job",
-            **_KEEPALIVE,
+            **KEEPALIVE,
         },
         open=False,
     )
@@ -246,7 +239,7 @@ class Line:
             autocommit=True,
             row_factory=dict_row,
             application_name=name,
-            **_KEEPALIVE,
+            **KEEPALIVE,
         )
 
 
