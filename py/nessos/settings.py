@@ -27,6 +27,7 @@ class Settings(BaseSettings):
         start_timeout_s: How long each part may take to become healthy.
         body_limit_mb: The largest request body the gateway takes.
         worker_concurrency: Jobs one worker runs at the same time.
+        worker_grace_s: How long a worker's jobs may finish after it was asked to stop.
         worker_heartbeat_s: After how long without a sign of life a worker's jobs run elsewhere.
         worker_host: Where the worker answers probes.
         worker_port: The port for it; None for not at all.
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(default=60.0, gt=0)
     body_limit_mb: int = Field(default=10, ge=1)
     worker_concurrency: int = Field(default=10, ge=1)
+    worker_grace_s: float = Field(default=25.0, ge=0)
     worker_heartbeat_s: float = Field(default=30.0, ge=1)
     worker_host: str = "127.0.0.1"
     worker_port: int | None = Field(default=None, ge=0, le=65535)

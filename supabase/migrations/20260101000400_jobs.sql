@@ -433,6 +433,10 @@ begin
     )
 
     select count(*) into v_recovered from recovered as r;
+    if v_recovered > 0 then
+        -- The queue tells its workers of inserts and deletes only.
+        delete from pgqueuer.pgqueuer as q where q.id is null;
+    end if;
     return v_recovered;
 end;
 $$;

@@ -175,6 +175,8 @@ begin
             'Let that one be done, then retry or discard this.'
         );
     end if;
+    -- The queue tells its workers of inserts and deletes only.
+    delete from pgqueuer.pgqueuer as q where q.id is null;
     perform app.note_held_job(job, 'retried', '{"status": ["failed", "queued"]}');
     insert into pgqueuer.pgqueuer_log (job_id, status, entrypoint, priority)
     select q.id, 'queued', q.entrypoint, q.priority from pgqueuer.pgqueuer as q where q.id = job;

@@ -61,6 +61,7 @@ def worker(
             classes=classes,
             concurrency=concurrency or settings.worker_concurrency,
             drain=drain,
+            grace_s=settings.worker_grace_s,
             heartbeat_s=settings.worker_heartbeat_s,
             address=(settings.worker_host, listen) if listen else None,
         ),

@@ -60,7 +60,10 @@ with returned as (
         updated = now(), queue_manager_id = null
     where q.id = $1 and q.status = 'picked' and q.queue_manager_id = $2
     returning q.id, q.entrypoint, q.priority
-)
+),
+
+-- The queue tells its workers of inserts and deletes only.
+told as (delete from pgqueuer.pgqueuer as q where q.id is null)
 
 insert into pgqueuer.pgqueuer_log (job_id, status, entrypoint, priority, traceback)
 select r.id, 'queued', r.entrypoint, r.priority, $6::jsonb from returned as r

@@ -93,6 +93,8 @@ def serve(
         return await asyncio.wait_for(read(), _PATIENCE_S)
 
     class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "nessos", ""
+
         def do_GET(self) -> None:
             if self.path not in {"/health", "/metrics"}:
                 self._answer(404, b"not found\n", "text/plain")

@@ -37,10 +37,8 @@ CLASSES: Final = ("high_priority", "default", "low_priority")
 _POLL: Final = timedelta(seconds=5)
 """How long an idle worker trusts in being notified."""
 
-_GRACE_S: Final = 25.0
-"""How long jobs may finish after the worker was asked to stop; then they go back to the queue."""
-
-_LIMIT_S: Final = 29.0
+_FAREWELL_S: Final = 4.0
+"""How long returning what is not done may take."""
 
 _IDLE_S: Final = 1.0
 _BUSY_S: Final = 0.1
@@ -81,6 +79,7 @@ class Options:
         classes: The latency classes it takes jobs of.
         concurrency: How many jobs at the same time.
         drain: Stop when nothing is ready any more.
+        grace_s: How long jobs may finish once it was asked to stop; then they go back to the queue.
         heartbeat_s: After how long without a sign of life its jobs run elsewhere.
         address: Where it answers probes; None for not at all.
     """
@@ -88,6 +87,7 @@ class Options:
     classes: Sequence[str] = CLASSES
     concurrency: int = 10
     drain: bool = False
+    grace_s: float = 25.0
     heartbeat_s: float = 30.0
     address: tuple[str, int] | None = None
 
@@ -133,7 +133,7 @@ async def _run(url: str, options: Options, known: Sequence[Entrypoint]) -> None:
         shift = Shift(pool, http, Metrics())
         manager = QueueManager(queue.queries(line, limit=options.concurrency))
         await _register(manager, shift, options, known)
-        _stop_on_signals(manager, shift)
+        _stop_on_signals(manager, shift, options.grace_s)
         if options.address:
             exits.enter_context(serve(options.address, shift.metrics, lambda: _state(pool)))
         keeper = asyncio.create_task(_keep(pool, options, manager.shutdown))
@@ -163,7 +163,7 @@ async def _keep(pool: Pool, options: Options, stop: asyncio.Event) -> None:
                         stop.set()
         except psycopg.Error as error:
             log.warning("queue not kept", error=str(error).strip())
-        await asyncio.sleep(_BUSY_S if released else _IDLE_S)
+        await asyncio.sleep(_BUSY_S if released or options.drain else _IDLE_S)
 
 
 async def _state(pool: Pool) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ async def _register(
             )(Executor(one, shift).execute)
 
 
-def _stop_on_signals(manager: QueueManager, shift: Shift) -> None:
+def _stop_on_signals(manager: QueueManager, shift: Shift, grace_s: float) -> None:
     """Have the first signal finish what runs, a second one return it at once."""
     loop = asyncio.get_running_loop()
 
@@ -200,10 +200,10 @@ def _stop_on_signals(manager: QueueManager, shift: Shift) -> None:
             return
         log.info("stopping", running=len(shift.running))
         manager.shutdown.set()
-        loop.call_later(_GRACE_S, shift.end)
+        loop.call_later(grace_s, shift.end)
         # What does not let go, a thread or a dead connection, does not keep the worker. Jobs still
         # in hand run again elsewhere when their heartbeat has been missed.
-        loop.call_later(_LIMIT_S, os._exit, 0)
+        loop.call_later(grace_s + _FAREWELL_S, os._exit, 0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
