@@ -324,3 +324,27 @@ def test_only_a_provider_of_the_catalogue_that_asks_for_credentials_can_be_store
                 "select app.store_credentials(%s, %s, %s, '00000000')",
                 (world.a.org, provider, b"x" * 40),
             )
+
+
+def test_doctor_names_keys_that_are_missing_or_no_longer_the_first(
+    own_db_url: str, world: World
+) -> None:
+    store(own_db_url, world.a.org, "omie", OMIE)
+    old = ring(OLD).first
+
+    def findings(keys: str) -> list[dict[str, str]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "nessos", "doctor", "--json"],
+            check=False, capture_output=True, text=True, cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": own_db_url, "PYTHONPATH": str(ROOT / "py"), "NESSOS_ENCRYPTION_KEYS": keys},
+        )  # fmt: skip
+        return [one for one in json.loads(done.stdout) if one["part"] == "credentials"]
+
+    assert findings(OLD) == []
+    assert [one["finding"] for one in findings(f"{NEW},{OLD}")] == [
+        f"1 are under the key {old}, which is not the first"
+    ]
+    assert [one["finding"] for one in findings(NEW)] == [
+        f"1 are under the key {old}, which is not in NESSOS_ENCRYPTION_KEYS"
+    ]
+    assert findings("")[0]["finding"] == "NESSOS_ENCRYPTION_KEYS is not set"

@@ -1,7 +1,13 @@
 """One call of a service outside: which answers are tried again, what is raised, what is written down."""
 
 import asyncio
+import gzip
+import json
 import re
+import socket
+import subprocess
+import sys
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +17,8 @@ import pytest
 
 from nessos.errors import GiveUpError, RetryError, UpstreamError, WaitError
 from nessos.http import Provider, by_status, retry_after
+from nessos.settings import ROOT
+from tests.integrations.caller import Plan
 from tests.integrations.fakes.server import Answer, FakeServer, html
 from tests.integrations.outside import open_http
 from tests.people import World
@@ -224,3 +232,125 @@ def test_calls_in_nobody_s_name_are_written_down_without_one(db_url: str, reader
         "select org_id, provider, outcome from app.outbound_calls where operation = 'series'"
     ).fetchall()
     assert found == [{"org_id": None, "provider": "bcb", "outcome": "ok"}]
+
+
+def test_a_block_of_the_account_is_raised_and_keeps_the_next_call_from_being_sent(
+    db_url: str,
+) -> None:
+    with FakeServer(lambda _: Answer(425, headers={"Retry-After": "1789"})) as server:
+        before = datetime.now(UTC)
+        with pytest.raises(WaitError) as caught:
+            call(db_url, server)
+        assert before + timedelta(seconds=1789) <= caught.value.until
+        with pytest.raises(WaitError, match="the circuit is open") as again:
+            call(db_url, server)
+        assert caught.value.until - timedelta(seconds=60) < again.value.until
+        assert len(server.journal) == 1
+
+
+def test_a_wait_that_is_short_is_waited_for_within_the_call(db_url: str) -> None:
+    def judge(response: httpx.Response) -> UpstreamError | None:
+        if response.json().get("busy"):
+            soon = datetime.now(UTC) + timedelta(milliseconds=100)
+            return WaitError("being processed", soon, is_account_wide=False)
+        return None
+
+    with FakeServer(lambda _: Answer(body={})) as server:
+        server.faults.extend([Answer(body={"busy": True})] * 2)
+        assert call(db_url, server, provider=Provider("webhook", judge=judge)).json() == {}
+        assert len(server.journal) == 3
+        server.faults.append(Answer(body={"busy": True}))
+        with pytest.raises(WaitError, match="being processed"):
+            call(db_url, server, "POST", provider=Provider("webhook", judge=judge))
+    assert len(server.journal) == 4
+
+
+class ClosedDoor(httpx.AsyncBaseTransport):
+    """Lets nobody out."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise GiveUpError(f"{request.url.host}: the address is private")
+
+
+def test_a_transport_may_refuse_an_address(db_url: str, reader: Reader) -> None:
+    with FakeServer() as server, pytest.raises(GiveUpError, match="the address is private"):
+        call(
+            db_url, server, provider=Provider("webhook", transport=ClosedDoor), operation="guarded"
+        )
+    assert server.journal == []
+    rows = reader.execute(
+        "select outcome, error_kind, status, attempt from app.outbound_calls where operation = 'guarded'"
+    ).fetchall()
+    assert rows == [{"outcome": "give_up", "error_kind": "refused", "status": None, "attempt": 1}]
+
+
+def test_a_proxy_of_the_environment_does_not_go_around_a_transport(
+    db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeServer() as proxy, FakeServer() as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        with pytest.raises(GiveUpError, match="the address is private"):
+            call(db_url, server, provider=Provider("webhook", transport=ClosedDoor))
+        assert (proxy.journal, server.journal) == ([], [])
+
+
+@pytest.mark.parametrize("url", ["nowhere://host/", "http://[::1", "", "/path", "http://h\n/"])
+def test_an_address_that_is_none_is_given_up_without_being_quoted(db_url: str, url: str) -> None:
+    async def run() -> None:
+        async with open_http(db_url) as http:
+            await http.request(Provider("webhook"), "GET", f"{url}?token=geheim", account=url)
+
+    with pytest.raises(GiveUpError) as caught:
+        asyncio.run(run())
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_header_that_cannot_be_sent_is_given_up_without_being_quoted(db_url: str) -> None:
+    header = {"Authorization": "Bearer geheim\r\nX: 1"}
+    with FakeServer() as server, pytest.raises(GiveUpError) as caught:
+        call(db_url, server, headers=header)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_host_that_refuses_connections_is_tried_again_even_for_a_post(db_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+
+        async def run() -> None:
+            async with open_http(db_url) as http:
+                await http.request(
+                    Provider("webhook"), "POST", f"http://127.0.0.1:{taken.getsockname()[1]}/",
+                    account="refusing", operation="refusing",
+                )  # fmt: skip
+
+        with pytest.raises(RetryError, match="no connection") as caught:
+            asyncio.run(run())
+    assert not caught.value.is_uncertain
+    with psycopg.connect(db_url) as db:
+        rows = db.execute(
+            "select attempt, error_kind from app.outbound_calls where operation = 'refusing' order by attempt"
+        ).fetchall()
+    assert rows == [(1, "connection"), (2, "connection"), (3, "connection")]
+
+
+def test_a_compressed_answer_is_read_and_its_limit_is_that_of_its_content(db_url: str) -> None:
+    packed = gzip.compress(b"x" * 100_000)
+    with FakeServer(lambda _: Answer(body=packed, headers={"Content-Encoding": "gzip"})) as server:
+        assert call(db_url, server).text == "x" * 100_000
+        with pytest.raises(GiveUpError, match="larger"):
+            call(db_url, server, provider=Provider("webhook", max_bytes=50_000))
+
+
+def test_the_log_of_a_process_tells_of_the_call_and_not_of_its_address(db_url: str) -> None:
+    with FakeServer() as server:
+        plan = Plan(db_url, f"{server.url}/geheim?app_key=geheim", options={"operation": "list"})
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.integrations.caller", plan.text()],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [
+        (line["event"], line["provider"], line["operation"], line["status"]) for line in told
+    ] == [("call made", "webhook", "list", 200)]
+    assert "geheim" not in done.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nessos.checks import status
 from nessos.db import connect
-from nessos.errors import DatabaseError
+from nessos.errors import DatabaseError, UsageError
 from nessos.jobs import queue
 from nessos.local.keys import FILE
 from nessos.settings import load
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from nessos.target import Target
 
 _PUSH: Final = "nessos db push"
+_KEYS_IN_USE: Final = """
+select c.key_id, count(*) as count from public.integration_credentials as c
+group by c.key_id order by c.key_id
+"""
 _CALLABLE: Final = """
 select p.oid::regprocedure::text as name from pg_proc as p
 where p.pronamespace = to_regnamespace('app')
@@ -66,7 +70,7 @@ def examine(target: Target) -> list[Finding]:
         with connect(target.database_url.get_secret_value(), name="doctor") as connection:
             behind = schema(connection)
             found += [*behind, *catalog(connection), *_queue(connection)]
-            found += [] if behind else _timetable(connection)
+            found += [] if behind else [*_timetable(connection), *_credentials(connection, target)]
             found += _heartbeats(connection, start)
     except DatabaseError as error:
         remedy = "make up" if target.is_local else (error.way_out or "check DATABASE_URL")
@@ -145,6 +149,27 @@ def _timetable(connection: psycopg.Connection[Any]) -> list[Finding]:
         for row in connection.execute(_FAILED)
     ]
     return [*missing, *failed]
+
+
+def _credentials(connection: psycopg.Connection[Any], target: Target) -> list[Finding]:
+    from nessos.credentials import KeyRing  # noqa: PLC0415 - needed here only
+
+    used = {row["key_id"]: row["count"] for row in connection.execute(_KEYS_IN_USE)}
+    if not used and not target.encryption_keys.get_secret_value():
+        return []
+    try:
+        ring = KeyRing.parse(target.encryption_keys)
+    except UsageError as error:
+        return [Finding("credentials", error.message, error.way_out or "see .env.example")]
+    found = []
+    for key_id, count in used.items():
+        what = f"{count} are under the key {key_id}, which is not"
+        if key_id not in ring.keys:
+            remedy = "add the key, or store them again: nessos integrations set"
+            found.append(Finding("credentials", f"{what} in NESSOS_ENCRYPTION_KEYS", remedy))
+        elif key_id != ring.first:
+            found.append(Finding("credentials", f"{what} the first", "nessos integrations rotate"))
+    return found
 
 
 def _heartbeats(connection: psycopg.Connection[Any], start: str) -> list[Finding]:
