@@ -46,6 +46,7 @@ _LEASE_MARGIN_S: Final = 5.0
 """Between the moment a call gives up and the moment others may count it as lost."""
 
 _CONNECT_S: Final = 10.0
+_LONGEST_OPERATION: Final = 100
 _REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY = 408, 425, 429
 _NOT_MODIFIED: Final = 304
 _BEGIN: Final = "select verdict, wait_s from app.begin_call(%s, %s, %s, %s, %s)"
@@ -216,7 +217,7 @@ class Http:
             account=_digest(f"{provider.name}/{account}"),
             gates=Jsonb(gates),
             org_id=org_id,
-            operation=operation,
+            operation=operation[:_LONGEST_OPERATION],
             timeout_s=timeout_s or provider.timeout_s,
             is_retryable=is_retryable,
             idempotency_hash=_digest(idempotency_key) if idempotency_key is not None else None,
@@ -264,6 +265,7 @@ class Http:
             except Exception as caught:  # noqa: BLE001 - each becomes one of ours
                 raise _translate(call, caught, ending) from None
             ending.status, ending.bytes = response.status_code, len(response.content)
+            ending.outcome, ending.error_kind = "give_up", "fault"  # should the judge itself fail
             error = call.provider.judge(response) if call.provider.judge else None
             ending.error_kind = "fault" if error else None
             if error is None and (error := by_status(response)):
@@ -489,6 +491,7 @@ def _translate(call: _Call, caught: Exception, ending: _Ending) -> Exception:
             error = RetryError(f"{what}: the connection broke ({type(caught).__name__})")
             error.is_uncertain = True
         case _:
+            ending.outcome, ending.error_kind = "retry", "connection"
             return caught
     ending.outcome = _outcome(error)
     return error

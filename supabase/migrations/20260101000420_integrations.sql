@@ -309,9 +309,13 @@ begin
     insert into app.outbound_calls (
         id, org_id, called_at, provider, account_hash, method, operation, attempt, outcome,
         error_kind, status, duration_ms, bytes, idempotency_hash
-    ) values (
+    )
+    select
         call, org, v_called_at, provider, account, method, operation, attempt, outcome,
         error_kind, status, duration_ms, bytes, idempotency_hash
+    where org is null or exists (
+        -- It may have been erased while the call was under way.
+        select from public.organizations as o where o.id = org for key share
     );
     if org is not null and (outcome = 'ok' or status = 401) then
         update public.integration_credentials as c
@@ -531,15 +535,16 @@ immutable
 set search_path = ''
 as $$
     select case
-        when breaker <> 'closed' or errors * 2 > calls then 'down'
+        when breaker = 'open' or errors * 2 > calls then 'down'
         when calls = 0 then 'unknown'
+        when breaker = 'half_open' then 'down'
         when errors * 10 > calls then 'degraded'
         else 'up'
     end
 $$;
 comment on function app.health_state(text, bigint, bigint) is
     'down: the breaker is not closed, or more than half of the calls failed; degraded: more than '
-    'a tenth; unknown without calls; else up.';
+    'a tenth; unknown without calls, unless the breaker is open; else up.';
 
 create function app.integration_health() returns table (
     provider text, account_hash text, state text, breaker text, half_open_at timestamptz,
@@ -706,11 +711,15 @@ begin
     delete from app.outbound_calls as c where c.called_at < app.now() - interval '30 days';
     get diagnostics v_calls = row_count;
     delete from app.call_slots as s where s.free_at < app.now() - interval '1 day';
+    delete from app.circuit_breakers as b
+    where greatest(b.last_success_at, b.last_failure_at, b.half_open_at)
+        < app.now() - interval '30 days';
     return v_calls;
 end;
 $$;
 comment on function app.forget_calls() is
-    'Job: removes calls older than 30 days, and slots unused for a day. Returns how many calls.';
+    'Job: removes calls older than 30 days, and what is known of accounts not called since. '
+    'Returns how many calls.';
 
 -- 3. Triggers
 

@@ -153,6 +153,20 @@ def test_the_judge_looks_at_the_body_before_the_status_does(db_url: str) -> None
     assert len(server.journal) == 6
 
 
+def test_a_judge_that_fails_itself_is_a_bug_and_not_the_provider_s_failure(
+    db_url: str, reader: Reader
+) -> None:
+    def judge(response: httpx.Response) -> UpstreamError | None:
+        raise KeyError(response.text)
+
+    with FakeServer() as server, pytest.raises(KeyError):
+        call(db_url, server, provider=Provider("webhook", judge=judge), operation="judged" * 20)
+    rows = reader.execute(
+        "select outcome, error_kind from app.outbound_calls where operation like 'judged%'"
+    ).fetchall()
+    assert rows == [{"outcome": "give_up", "error_kind": "fault"}]
+
+
 def test_cookies_of_one_call_are_not_sent_with_the_next(db_url: str) -> None:
     async def run(server: FakeServer) -> None:
         async with open_http(db_url) as http:

@@ -331,6 +331,15 @@ def test_a_401_marks_the_credentials_and_a_success_takes_the_mark_away(
     assert rows == [("integration.accepted",), ("integration.rejected",)]
 
 
+def test_a_call_in_the_name_of_an_organisation_erased_meanwhile_gives_its_permits_back(
+    account: Account,
+) -> None:
+    gate, call = ("one ListarOS", 1, 0), uuid4()
+    account.begin(gate, call=call)
+    account.end("ok", gate, call=call, org=uuid4())
+    assert account.begin(gate) == ("go", 0)
+
+
 def test_calls_are_forgotten_after_thirty_days_and_slots_after_one(
     account: Account, db: Connection
 ) -> None:
@@ -339,14 +348,18 @@ def test_calls_are_forgotten_after_thirty_days_and_slots_after_one(
     account.begin(("1 in 60 s", 1, 60), call=call)
     account.end("ok", ("1 in 60 s", 1, 60), call=call)
     account.at(29 * day).end("ok")
+    gone = Account(db).fail(5)
+    account.at(29 * day)
     count = "select count(*) from app.outbound_calls where account_hash = %s"
     slots = "select count(*) from app.call_slots where account_hash = %s"
     db.execute("select app.forget_calls()")
     assert db.execute(count, (account.hash,)).fetchone() == (2,)
     assert db.execute(slots, (account.hash,)).fetchone() == (0,)
-    account.at(30 * day + 1)
-    assert db.execute("select app.forget_calls()").fetchone() == (1,)
+    account.at(30 * day + 61)
+    assert db.execute("select app.forget_calls()").fetchone() == (6,)
     assert db.execute(count, (account.hash,)).fetchone() == (1,)
+    known = "select account_hash from app.circuit_breakers where account_hash in (%s, %s)"
+    assert db.execute(known, (account.hash, gone.hash)).fetchall() == [(account.hash,)]
 
 
 # --- Health ---------------------------------------------------------------------------------------
@@ -384,11 +397,13 @@ def test_health_follows_the_last_hour_and_the_breaker(
     assert health(db)[2] is None
 
 
-def test_a_half_open_breaker_is_down_until_its_probe_has_an_answer(
+def test_a_half_open_breaker_is_down_until_its_probe_has_an_answer_or_nobody_calls_any_more(
     account: Account, db: Connection
 ) -> None:
-    account.fail(5).at(4000)
-    assert health(db) == ("down", "half_open", None)
+    account.fail(5).at(60)
+    assert health(db) == ("down", "half_open", 1)
+    account.at(4000)
+    assert health(db) == ("unknown", "half_open", None)
     account.begin(call=(probe := uuid4()))
     account.end("ok", call=probe)
     assert health(db) == ("up", "closed", 0)
