@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: where `supabase/`, `node_modules/` and `.nessos/` are."""
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
         bcb_ptax_url: Where its exchange rates are.
         resend_url: Where Resend's API is.
         twilio_url: Where Twilio's API is.
+        webhook_allowed_networks: Networks that webhooks are sent to although they are not public.
     """
 
     model_config = SettingsConfigDict(
@@ -69,6 +71,12 @@ class Settings(BaseSettings):
     bcb_ptax_url: str = "https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"
     resend_url: str = "https://api.resend.com"
     twilio_url: str = "https://api.twilio.com"
+    webhook_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = ()
+
+    @field_validator("webhook_allowed_networks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 @cache

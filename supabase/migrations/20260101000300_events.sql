@@ -1,6 +1,7 @@
 -- Events: the append-only log of what happened, its subscriptions, and the exactly-once daily
 -- counts.
--- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) at run time.
+-- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) and
+-- app.queue_webhook (webhooks out) at run time.
 -- Asked for by: ness-os-data-massa (module_events, event_aggregates), domain §4, architecture §4.4.
 
 -- 1. Tables
@@ -64,6 +65,7 @@ create table public.event_subscriptions (
         check (pattern ~ '^(\*|[a-z]+\.(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*)))$'),
     handler text not null constraint event_subscriptions_handler_check
         check (handler in ('webhook', 'notification', 'job')),
+    endpoint_id uuid,
     config jsonb not null default '{}'
         constraint event_subscriptions_config_check check (jsonb_typeof(config) = 'object'),
     is_active boolean not null default true,
@@ -73,11 +75,15 @@ create table public.event_subscriptions (
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
-    primary key (org_id, id)
+    primary key (org_id, id),
+    constraint event_subscriptions_endpoint_check
+        check ((handler = 'webhook') = (endpoint_id is not null))
 );
 comment on table public.event_subscriptions is
     '[events] Who is told of which events: a match enqueues the job event.<handler> in the '
-    'emitting transaction.';
+    'emitting transaction, or writes the delivery to a webhook endpoint.';
+comment on column public.event_subscriptions.endpoint_id is
+    'The receiver, exactly for handler webhook: a row of webhook_endpoints.';
 comment on column public.event_subscriptions.pattern is
     'module.entity.change with * for the rest, as fin.contract.* or *.';
 create index event_subscriptions_active_idx on public.event_subscriptions (org_id) where is_active;
@@ -263,11 +269,19 @@ begin
         return v_id;
     end if;
     for v_subscription in
-        select s.id, s.handler from public.event_subscriptions as s
+        select s.id, s.handler, s.endpoint_id from public.event_subscriptions as s
         where
             s.org_id = org and s.is_active
             and (record_event.module || '.' || record_event.event_type) like s.like_pattern
     loop
+        if v_subscription.handler = 'webhook' then
+            perform app.queue_webhook(
+                org, v_subscription.endpoint_id, v_id,
+                record_event.module || '.' || record_event.event_type, record_event.entity_type,
+                record_event.entity_id, record_event.payload, record_event.occurred_at
+            );
+            continue;
+        end if;
         perform app.enqueue(
             'event.' || v_subscription.handler,
             jsonb_build_object('subscription_id', v_subscription.id, 'event_id', v_id,

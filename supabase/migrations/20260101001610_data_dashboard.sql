@@ -190,6 +190,7 @@ declare
     v_aggregates bigint;
     v_hits bigint;
     v_runs bigint;
+    v_webhooks bigint;
     v_partitions integer;
     v_months integer;
 begin
@@ -213,6 +214,7 @@ begin
             and r.status = 'succeeded' and r.rows = 0
         );
     get diagnostics v_runs = row_count;
+    v_webhooks := app.remove_old_webhook_deliveries();
     -- A partition holds the events of everybody: it stays as long as anybody wants it.
     select coalesce(max((app.org_setting(o.id, 'event_retention_months'))::integer), 24)
     into v_months
@@ -223,14 +225,15 @@ begin
     return jsonb_build_object(
         'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_sync_log', v_syncs,
         'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'cron_runs', v_runs,
-        'event_partitions', v_partitions, 'event_retention_months', v_months
+        'webhook_deliveries', v_webhooks, 'event_partitions', v_partitions, 'event_retention_months', v_months
     );
 end;
 $$;
 comment on function app.run_retention() is
     'Job: removes revenue snapshots beyond 36 months, syncs of rates and aggregates beyond 24, '
     'events beyond the longest event_retention_months, rate hits beyond a day, runs of the '
-    'timetable beyond 90 days, those that found nothing to do beyond two. Returns what it removed.';
+    'timetable beyond 90 days, those that found nothing to do beyond two, deliveries to webhook '
+    'endpoints beyond webhook_retention_days. Returns what it removed.';
 
 -- 5. Access
 

@@ -255,7 +255,7 @@ def test_a_malformed_subscription_pattern_is_refused(
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation), db.transaction():
         db.execute(
-            "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'webhook')",
+            "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'notification')",
             (world.a.org, pattern),
         )
 

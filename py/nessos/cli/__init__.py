@@ -19,6 +19,7 @@ from nessos.cli import (
     organization,
     report,
     stack,
+    webhooks,
     worker,
 )
 from nessos.errors import NessosError
@@ -39,6 +40,7 @@ app.add_typer(indices.app, name="indices")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> NoReturn:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cron import jobs as cron
 from nessos import events
+from nessos.webhooks import outbound
 
 if TYPE_CHECKING:
     from nessos.jobs.entrypoint import Entrypoint
@@ -17,4 +18,4 @@ def entrypoints() -> tuple[Entrypoint, ...]:
     Returns:
         One per row of `app.job_types`.
     """
-    return (*events.ENTRYPOINTS, *cron.ENTRYPOINTS)
+    return (*events.ENTRYPOINTS, *cron.ENTRYPOINTS, *outbound.ENTRYPOINTS)

@@ -1,0 +1,1 @@
+"""Webhooks: what other systems tell us, and what we tell them."""
