@@ -34,6 +34,9 @@ SUBJECTS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = {
     "bulk": emission.bulk_insert,
     "rollup": rollup.rollup,
     "job": queue.job_start,
+    "jobs": queue.throughput,
+    "fairness": queue.fairness,
+    "scheduled": queue.scheduled,
     "stack": stack.stack,
 }
 

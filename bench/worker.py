@@ -1,7 +1,8 @@
-"""The real worker with one more entry point, which notes when a job starts."""
+"""The real worker, with jobs that only note when they start."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
@@ -27,9 +28,32 @@ async def start(task: Task) -> None:
         )
 
 
+async def wait(task: Task) -> None:
+    """Note how long a job has waited, and take a hundredth of a second.
+
+    Args:
+        task: The job.
+    """
+    waited = time.time() - task.payload["asked_at"]
+    async with task.pool.connection() as connection:
+        await connection.execute(
+            "insert into bench.waits (tenant, seconds) values (%s, %s)",
+            [task.payload["tenant"], waited],
+        )
+    await asyncio.sleep(0.01)
+
+
+async def nothing(_task: Task) -> None:
+    """Do nothing."""
+
+
 if __name__ == "__main__":
     worker.run(
         os.environ["DATABASE_URL"],
-        options=worker.Options(),
-        known=[Entrypoint("bench.start", start)],
+        options=worker.Options(drain="BENCH_DRAIN" in os.environ),
+        known=[
+            Entrypoint("bench.start", start),
+            Entrypoint("bench.wait", wait),
+            Entrypoint("bench.nothing", nothing),
+        ],
     )

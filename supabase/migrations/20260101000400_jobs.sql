@@ -365,15 +365,15 @@ comment on function app.release_jobs_of_type(app.job_types, integer) is
     'The share of one kind of job in app.release_waiting_jobs.';
 
 create function app.release_waiting_jobs(classes text[], slice integer default 200)
-returns integer
+returns table (released integer, is_more boolean)
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
     v_type app.job_types;
-    v_released integer := 0;
 begin
+    released := 0;
     for v_type in
         select t.* from app.job_types as t
         where t.latency_class = any(classes)
@@ -389,16 +389,25 @@ begin
             )
         order by t.entrypoint
     loop
-        v_released := v_released + app.release_jobs_of_type(v_type, slice);
+        released := released + app.release_jobs_of_type(v_type, slice);
     end loop;
-    return v_released;
+    is_more := exists (
+        select from app.job_types as t
+        where t.latency_class = any(classes)
+            and exists (
+                select from app.waiting_jobs as w
+                where w.entrypoint = t.entrypoint and w.due_at <= app.now()
+            )
+    );
+    return next;
 end;
 $$;
 comment on function app.release_waiting_jobs(text[], integer) is
     'Puts waiting jobs that are due into the queue: of each kind of job as many as there is room '
     'for in a slice, organisations taking turns, one step behind single jobs of the class. What '
     'has not started after ten seconds is raised to them. Those of an organisation that is gone go '
-    'with it. Returns how many; what another worker is releasing is left to it.';
+    'with it. Returns how many, and whether more are due than there is room for; what another '
+    'worker is releasing is left to it.';
 
 create function app.recover_jobs(silence interval) returns integer
 language plpgsql

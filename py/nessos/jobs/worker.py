@@ -42,12 +42,12 @@ _FAREWELL_S: Final = 4.0
 
 _IDLE_S: Final = 1.0
 _BUSY_S: Final = 0.1
-"""How often a worker looks for what waits: when there was nothing, and when there was."""
+"""How often a worker looks for what waits: when nothing is due, and when more is than fits."""
 
 _CLASSES: Final = "select t.entrypoint, t.latency_class from app.job_types as t"
 _STATE: Final = "select * from app.queue_state()"
 _RECOVER: Final = "select app.recover_jobs(%s)"
-_RELEASE: Final = "select app.release_waiting_jobs(%s) as released"
+_RELEASE: Final = "select is_more from app.release_waiting_jobs(%s)"
 _IS_DRAINED: Final = """
 select not exists (
     select from app.job_types as t
@@ -151,19 +151,19 @@ async def _keep(pool: Pool, options: Options, stop: asyncio.Event) -> None:
     """Do what all workers do for all: release what waits, recover what a dead one held."""
     classes = list(options.classes)
     while True:
-        released = 0
+        is_more = False
         try:
             async with pool.connection() as connection:
                 await connection.execute(_RECOVER, [timedelta(seconds=options.heartbeat_s)])
                 row = await (await connection.execute(_RELEASE, [classes])).fetchone()
-                released = row["released"] if row else 0
-                if options.drain and not released:
+                is_more = bool(row and row["is_more"])
+                if options.drain and not is_more:
                     row = await (await connection.execute(_IS_DRAINED, [classes])).fetchone()
                     if row and row["is_drained"]:
                         stop.set()
         except psycopg.Error as error:
             log.warning("queue not kept", error=str(error).strip())
-        await asyncio.sleep(_BUSY_S if released or options.drain else _IDLE_S)
+        await asyncio.sleep(_BUSY_S if is_more or options.drain else _IDLE_S)
 
 
 async def _state(pool: Pool) -> list[dict[str, Any]]:
