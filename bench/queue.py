@@ -234,7 +234,7 @@ def scheduled(bench: Bench) -> list[Figure]:
         owner.execute("vacuum (analyze) app.waiting_jobs")
         beside = asyncio.run(_fetch(bench))
         release = in_turn(
-            {"": lambda: owner.execute("select app.release_waiting_jobs('{default}')")},
+            {"": lambda: owner.execute("select app.release_waiting_jobs('{bench.nothing}')")},
             rounds=1,
             calls=_FETCHES,
             warm_up=10,

@@ -364,7 +364,7 @@ $$;
 comment on function app.release_jobs_of_type(app.job_types, integer) is
     'The share of one kind of job in app.release_waiting_jobs.';
 
-create function app.release_waiting_jobs(classes text[], slice integer default 200)
+create function app.release_waiting_jobs(entrypoints text[], slice integer default 200)
 returns table (released integer, is_more boolean)
 language plpgsql
 security definer
@@ -376,7 +376,7 @@ begin
     released := 0;
     for v_type in
         select t.* from app.job_types as t
-        where t.latency_class = any(classes)
+        where t.entrypoint = any(entrypoints)
             and (
                 exists (
                     select from app.waiting_jobs as w
@@ -392,22 +392,18 @@ begin
         released := released + app.release_jobs_of_type(v_type, slice);
     end loop;
     is_more := exists (
-        select from app.job_types as t
-        where t.latency_class = any(classes)
-            and exists (
-                select from app.waiting_jobs as w
-                where w.entrypoint = t.entrypoint and w.due_at <= app.now()
-            )
+        select from app.waiting_jobs as w
+        where w.entrypoint = any(entrypoints) and w.due_at <= app.now()
     );
     return next;
 end;
 $$;
 comment on function app.release_waiting_jobs(text[], integer) is
-    'Puts waiting jobs that are due into the queue: of each kind of job as many as there is room '
-    'for in a slice, organisations taking turns, one step behind single jobs of the class. What '
-    'has not started after ten seconds is raised to them. Those of an organisation that is gone go '
-    'with it. Returns how many, and whether more are due than there is room for; what another '
-    'worker is releasing is left to it.';
+    'Puts waiting jobs of these kinds that are due into the queue: of each as many as there is '
+    'room for in a slice, organisations taking turns, one step behind single jobs of the class. '
+    'What has not started after ten seconds is raised to them. Those of an organisation that is '
+    'gone go with it. Returns how many, and whether more are due than there is room for; what '
+    'another worker is releasing is left to it.';
 
 create function app.recover_jobs(silence interval) returns integer
 language plpgsql

@@ -154,7 +154,7 @@ def test_workers_that_release_at_once_release_every_job_once(
         taken = 0
         with psycopg.connect(url, autocommit=True) as connection:
             while not done.is_set():
-                connection.execute("select app.release_waiting_jobs('{default}', 100)")
+                connection.execute("select app.release_waiting_jobs('{test.echo}', 100)")
                 taken += connection.execute(
                     "delete from pgqueuer.pgqueuer where id in (select id from pgqueuer.pgqueuer"
                     " where status = 'queued' limit 50 for update skip locked)"

@@ -91,7 +91,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 4))
     def release(self, size: int) -> None:
-        self.db.execute("select app.release_waiting_jobs('{default}', %s)", (size,))
+        self.db.execute("select app.release_waiting_jobs('{test.echo}', %s)", (size,))
 
     @rule(number=st.integers(0, 1))
     def fetch(self, number: int) -> None:

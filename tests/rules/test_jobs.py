@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from nessos.jobs.catalogue import entrypoints
 from tests.jobs import add_job_type
 from tests.people import (
     Connection,
@@ -53,7 +54,7 @@ def release(db: Connection, size: int = 200) -> int:
     """Release what waits; give how much."""
     released: int = one(
         db,
-        "select released from app.release_waiting_jobs('{high_priority,default,low_priority}', %s)",
+        "select released from app.release_waiting_jobs('{test.echo,test.other}', %s)",
         size,
     )
     return released
@@ -98,6 +99,11 @@ def hold(
         (job, error),
     )
     return job
+
+
+def test_the_worker_and_the_database_know_the_same_jobs(db: Connection) -> None:
+    rows = db.execute("select entrypoint from app.job_types where entrypoint not like 'test.%'")
+    assert sorted(entry.name for entry in entrypoints()) == sorted(row[0] for row in rows)
 
 
 def test_a_job_far_ahead_waits_outside_of_the_queue_until_it_is_due(
@@ -220,13 +226,13 @@ def test_jobs_that_wait_for_a_provider_do_not_fill_the_slice(db: Connection, wor
     assert release(db, 10) == 10
 
 
-def test_only_the_classes_asked_for_are_released(db: Connection, world: World) -> None:
+def test_only_the_kinds_asked_for_are_released(db: Connection, world: World) -> None:
     bulk(db, world.a.org, 1)
     ask = "select released, is_more from app.release_waiting_jobs(%s)"
-    assert db.execute(ask, (["low_priority"],)).fetchone() == (0, False)
-    assert db.execute(ask, (["default"],)).fetchone() == (1, False)
+    assert db.execute(ask, (["test.other"],)).fetchone() == (0, False)
+    assert db.execute(ask, (["test.echo"],)).fetchone() == (1, False)
     bulk(db, world.a.org, 500)
-    assert db.execute(ask, (["default"],)).fetchone() == (199, True)
+    assert db.execute(ask, (["test.echo"],)).fetchone() == (199, True)
 
 
 def test_waiting_jobs_of_an_organisation_that_is_gone_go_with_it(db: Connection) -> None:

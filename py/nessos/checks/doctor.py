@@ -127,7 +127,19 @@ def _queue(connection: psycopg.Connection[Any]) -> list[Finding]:
         return [Finding("queue", "the schema pgqueuer is not installed", _PUSH)]
     if found != queue.release():
         return [Finding("queue", f"the schema is of {found}, not {queue.release()}", _PUSH)]
-    return []
+    backlog = queue.backlog(connection)
+    if backlog is None:
+        return []  # its migration is pending, which is a finding
+    findings = []
+    if backlog.held:
+        findings.append(Finding("queue", f"{backlog.held} jobs are held", "nessos jobs failed"))
+    if backlog.is_late:
+        late = f"a job has been ready for {backlog.oldest_wait_s:.0f} s"
+        findings.append(Finding("queue", late, "nessos jobs list; run more workers of its class"))
+    if backlog.unknown:
+        unknown = f"no worker knows {', '.join(backlog.unknown)}"
+        findings.append(Finding("queue", unknown, f"{_PUSH}, or deploy the release that does"))
+    return findings
 
 
 def _timetable(connection: psycopg.Connection[Any]) -> list[Finding]:

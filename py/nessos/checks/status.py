@@ -156,9 +156,10 @@ def _queue(connection: psycopg.Connection[Any]) -> Part:
         return Part("queue", is_healthy=False, detail="not installed")
     if found != queue.release():
         return Part("queue", is_healthy=False, detail=f"{found}, but {queue.release()} is here")
-    rows = connection.execute("select status::text, count(*) from pgqueuer.pgqueuer group by 1")
-    jobs = ", ".join(f"{row['count']} {row['status']}" for row in rows) or "empty"
-    return Part("queue", is_healthy=True, detail=f"{found}, {jobs}")
+    backlog = queue.backlog(connection)
+    if backlog is None:
+        return Part("queue", is_healthy=False, detail=f"{found}, without the module jobs")
+    return Part("queue", not backlog.is_late, f"{found}, {backlog}")
 
 
 def _heartbeats(connection: psycopg.Connection[Any]) -> list[Part]:

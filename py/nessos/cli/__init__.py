@@ -16,6 +16,7 @@ from nessos.cli import (
     events,
     indices,
     integrations,
+    jobs,
     organization,
     report,
     stack,
@@ -38,6 +39,7 @@ app.add_typer(cron.app, name="cron")
 app.add_typer(events.app, name="events")
 app.add_typer(indices.app, name="indices")
 app.add_typer(integrations.app, name="integrations")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
 app.add_typer(webhooks.app, name="webhooks")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import scalar_row
+from psycopg.rows import class_row, scalar_row
 
 from nessos.errors import from_psycopg
 
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from pgqueuer.queries import Queries
 
 SCHEMA: Final = "pgqueuer"
+
+LATE_S: Final = 300.0
+"""A ready job that waits longer is a sign that too few workers run, or none of its class."""
+
+_BACKLOG: Final = """
+select
+    coalesce(sum(ready), 0)::bigint as ready,
+    coalesce(sum(later), 0)::bigint as later,
+    coalesce(sum(running), 0)::bigint as running,
+    coalesce(sum(held), 0)::bigint as held,
+    coalesce(extract(epoch from max(oldest_wait) filter (where ready > 0)), 0)::float8
+        as oldest_wait_s,
+    array_agg(entrypoint order by entrypoint) filter (where latency_class is null) as unknown
+from app.queue_state()
+"""
 
 
 def queries(driver: Driver, *, limit: int | None = None) -> Queries:
@@ -68,6 +84,58 @@ def installed(connection: psycopg.Connection[Any]) -> str | None:
             "select obj_description(to_regnamespace(%s), 'pg_namespace')", [SCHEMA]
         ).fetchone()
     return found
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What there is to say of the queue as a whole.
+
+    Attributes:
+        ready: Jobs that are due and wait for a worker.
+        later: Jobs that are not due.
+        running: Jobs that a worker holds.
+        held: Jobs that failed for good.
+        oldest_wait_s: How long the first of the ready ones has been due.
+        unknown: Names of jobs outside the catalogue, which no worker takes; None if there is none.
+    """
+
+    ready: int
+    later: int
+    running: int
+    held: int
+    oldest_wait_s: float
+    unknown: list[str] | None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a ready job waits longer than any worker at work would let it."""
+        return self.ready > 0 and self.oldest_wait_s > LATE_S
+
+    def __str__(self) -> str:
+        parts = [
+            f"{count} {name}"
+            for name in ("ready", "later", "running", "held")
+            if (count := getattr(self, name))
+        ]
+        if self.ready:
+            parts.append(f"the oldest for {self.oldest_wait_s:.0f} s")
+        return ", ".join(parts) or "empty"
+
+
+def backlog(connection: psycopg.Connection[Any]) -> Backlog | None:
+    """Read the state of the queue.
+
+    Args:
+        connection: The database.
+
+    Returns:
+        Its sums; None when the migrations that give them are not applied.
+    """
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        if not cursor.execute("select to_regproc('app.queue_state') is not null").fetchone():
+            return None
+    with connection.cursor(row_factory=class_row(Backlog)) as cursor:
+        return cursor.execute(_BACKLOG).fetchone()
 
 
 def install(url: str, *, dry_run: bool = False) -> str:

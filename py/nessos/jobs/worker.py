@@ -47,26 +47,19 @@ _BUSY_S: Final = 0.1
 _CLASSES: Final = "select t.entrypoint, t.latency_class from app.job_types as t"
 _STATE: Final = "select * from app.queue_state()"
 _RECOVER: Final = "select app.recover_jobs(%s)"
-_RELEASE: Final = "select is_more from app.release_waiting_jobs(%s)"
+_RELEASE: Final = "select is_more from app.release_waiting_jobs(%(entrypoints)s)"
 _IS_DRAINED: Final = """
 select not exists (
-    select from app.job_types as t
-    where t.latency_class = any(%s)
+    select from pgqueuer.pgqueuer as q
+    where q.entrypoint = any(%(entrypoints)s)
         and (
-            exists (
-                select from pgqueuer.pgqueuer as q
-                where q.entrypoint = t.entrypoint
-                    and (
-                        q.status = 'picked'
-                        -- An attempt that is to come soon is waited for.
-                        or (q.status = 'queued' and q.execute_after < now() + interval '1 minute')
-                    )
-            )
-            or exists (
-                select from app.waiting_jobs as w
-                where w.entrypoint = t.entrypoint and w.due_at <= app.now()
-            )
+            q.status = 'picked'
+            -- An attempt that is to come soon is waited for.
+            or (q.status = 'queued' and q.execute_after < now() + interval '1 minute')
         )
+) and not exists (
+    select from app.waiting_jobs as w
+    where w.entrypoint = any(%(entrypoints)s) and w.due_at <= app.now()
 ) as is_drained
 """
 
@@ -136,7 +129,7 @@ async def _run(url: str, options: Options, known: Sequence[Entrypoint]) -> None:
         _stop_on_signals(manager, shift, options.grace_s)
         if options.address:
             exits.enter_context(serve(options.address, shift.metrics, lambda: _state(pool)))
-        keeper = asyncio.create_task(_keep(pool, options, manager.shutdown))
+        keeper = asyncio.create_task(_keep(pool, options, manager))
         exits.callback(keeper.cancel)
         log.info("started", entry_points=len(manager.entrypoint_registry), queues=options.classes)
         await manager.run(
@@ -147,20 +140,20 @@ async def _run(url: str, options: Options, known: Sequence[Entrypoint]) -> None:
     log.info("stopped")
 
 
-async def _keep(pool: Pool, options: Options, stop: asyncio.Event) -> None:
+async def _keep(pool: Pool, options: Options, manager: QueueManager) -> None:
     """Do what all workers do for all: release what waits, recover what a dead one held."""
-    classes = list(options.classes)
+    known = {"entrypoints": [str(name) for name in manager.entrypoint_registry]}
     while True:
         is_more = False
         try:
             async with pool.connection() as connection:
                 await connection.execute(_RECOVER, [timedelta(seconds=options.heartbeat_s)])
-                row = await (await connection.execute(_RELEASE, [classes])).fetchone()
+                row = await (await connection.execute(_RELEASE, known)).fetchone()
                 is_more = bool(row and row["is_more"])
-                if options.drain and not is_more:
-                    row = await (await connection.execute(_IS_DRAINED, [classes])).fetchone()
+                if options.drain:
+                    row = await (await connection.execute(_IS_DRAINED, known)).fetchone()
                     if row and row["is_drained"]:
-                        stop.set()
+                        manager.shutdown.set()
         except psycopg.Error as error:
             log.warning("queue not kept", error=str(error).strip())
         await asyncio.sleep(_BUSY_S if is_more or options.drain else _IDLE_S)
