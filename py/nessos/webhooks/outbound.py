@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from standardwebhooks.webhooks import Webhook
 
-from nessos.errors import GiveUpError, RetryError, WaitError
+from nessos.errors import GiveUpError, RetryError, UpstreamError, WaitError
 from nessos.http import Provider, retry_after
 from nessos.jobs.entrypoint import Entrypoint
 from nessos.settings import load
@@ -42,7 +42,7 @@ _AGAIN: Final = (
 )
 
 
-class RefusedError(GiveUpError):
+class AnswerError(UpstreamError):
     """The receiver did not answer 2xx.
 
     Args:
@@ -54,8 +54,18 @@ class RefusedError(GiveUpError):
         super().__init__(f"HTTP {response.status_code}")
 
 
-def _judge(response: httpx.Response) -> RefusedError | None:
-    return None if response.is_success else RefusedError(response)
+class RefusedError(AnswerError, GiveUpError):
+    """It does not take this delivery."""
+
+
+class FailedError(AnswerError, RetryError):
+    """It does not work, which its circuit breaker counts."""
+
+
+def _judge(response: httpx.Response) -> AnswerError | None:
+    if response.is_success:
+        return None
+    return FailedError(response) if response.is_server_error else RefusedError(response)
 
 
 def _transport() -> GuardedTransport:
@@ -192,7 +202,7 @@ async def _post(task: Task, endpoint: str, delivery: Delivery) -> Outcome:
             headers=headers(delivery, sent_at=datetime.now(UTC)),
             content=delivery.payload.encode(),
         )
-    except RefusedError as error:
+    except AnswerError as error:
         asked = retry_after(error.response)
         return Outcome(
             error.response.status_code,
