@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from nessos.http import client
 from nessos.jobs.entrypoint import Task
-from nessos.settings import load
+from nessos.settings import ROOT, load
 from nessos.webhooks.outbound import deliver
 from tests.integrations.fakes.server import Answer, FakeServer, Seen
 from tests.integrations.outside import open_pool
@@ -105,6 +106,28 @@ def test_what_arrives_is_signed_and_verified_by_the_library(
         Webhook(made["secret"]).verify(seen.body + b" ", seen.headers)
     with pytest.raises(WebhookVerificationError):
         Webhook("whsec_" + "A" * 43 + "=").verify(seen.body, seen.headers)
+
+
+def test_the_guide_for_receivers_shows_what_arrives_and_verifies_it(
+    db_url: str, reader: Reader, world: World
+) -> None:
+    guide = (ROOT / "docs" / "webhooks.md").read_text()
+    ((shown,), (code,)) = (
+        re.findall(rf"^```{kind}\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+        for kind in ("json", "python")
+    )
+    with FakeServer() as receiver:
+        made = endpoint(reader, world.a, receiver.url)
+        record(reader, world.a, uuid4())
+        work(db_url, world.a, made["id"])
+    (request,) = receiver.journal
+    scope: dict[str, Any] = {"secret": made["secret"], "request": request}
+    exec(code, scope)  # noqa: S102 - the guide's own lines
+    shown = json.loads(shown)
+    assert (list(shown), list(shown["data"])) == (
+        list(scope["event"]),
+        list(scope["event"]["data"]),
+    )
 
 
 def test_in_a_rotation_both_the_old_and_the_new_secret_verify(
