@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -279,6 +280,18 @@ def test_two_workers_never_send_a_delivery_at_the_same_time_and_a_receiver_gets_
         ids = [seen.headers["webhook-id"] for seen in receiver.journal]
     assert sorted(ids) == sorted(map(str, events))
     assert receiver.most_at_once() <= 5
+
+
+def test_nothing_is_under_way_for_longer_than_its_claim(
+    db_url: str, reader: Reader, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nessos.webhooks.outbound._CLAIM_S", 0.5)
+    with FakeServer(lambda _: Answer(until=threading.Event())) as receiver:
+        made = endpoint(reader, world.a, receiver.url)
+        event = record(reader, world.a)
+        work(db_url, world.a, made["id"])
+        stored = delivery(reader, event)
+    assert (stored["status"], stored["last_error"]) == ("pending", "no answer in time")
 
 
 def test_a_slow_receiver_makes_room_for_others_after_a_turn(

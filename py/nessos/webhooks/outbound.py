@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _TURN_S: Final = 5.0
 """After so long a receiver that has more to get makes room for others."""
 
+_CLAIM_S: Final = 25.0
+"""Nothing is under way for longer after its claim; five seconds later it may be another's."""
+
 _CLAIM: Final = """
 select delivery_id, message_id, attempt, url, payload, secrets
 from app.claim_webhook_deliveries(%s, %s)
@@ -147,10 +150,16 @@ async def deliver(task: Task) -> str:
     """
     endpoint = task.payload["endpoint_id"]
     began, attempts = time.monotonic(), 0
-    while claimed := await _claim(task, endpoint):
+    clock = asyncio.get_running_loop().time
+    while True:
+        until = clock() + _CLAIM_S
+        claimed = await _claim(task, endpoint)
+        if not claimed:
+            break
         # Each is sent and noted, whatever becomes of the others.
         ended = await asyncio.gather(
-            *(_send(task, endpoint, delivery) for delivery in claimed), return_exceptions=True
+            *(_send(task, endpoint, delivery, until) for delivery in claimed),
+            return_exceptions=True,
         )
         for error in ended:
             if isinstance(error, BaseException):
@@ -170,10 +179,13 @@ async def _claim(task: Task, endpoint: str) -> list[Delivery]:
         return [Delivery(**row) for row in await cursor.fetchall()]
 
 
-async def _send(task: Task, endpoint: str, delivery: Delivery) -> None:
+async def _send(task: Task, endpoint: str, delivery: Delivery, until: float) -> None:
     began = time.monotonic()
     try:
-        outcome = await _post(task, endpoint, delivery)
+        async with asyncio.timeout_at(until):
+            outcome = await _post(task, endpoint, delivery)
+    except TimeoutError:
+        outcome = Outcome(error="no answer in time")
     except WaitError as error:  # it was not sent: the circuit is open
         wait_s = (error.until - datetime.now(UTC)).total_seconds()
         async with task.pool.connection() as connection:
