@@ -124,7 +124,7 @@ where status in ('pending', 'delivering');
 create index webhook_deliveries_claimed_idx
 on public.webhook_deliveries (org_id, endpoint_id) where status = 'delivering';
 create index webhook_deliveries_created_at_idx
-on public.webhook_deliveries (org_id, endpoint_id, created_at);
+on public.webhook_deliveries (org_id, created_at);
 
 create table public.webhook_attempts (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -990,13 +990,18 @@ as $$
 declare
     v_removed bigint;
 begin
+    with kept as materialized (
+        select
+            o.id,
+            app.now() - make_interval(
+                days => (app.org_setting(o.id, 'webhook_retention_days'))::integer
+            ) as since_at
+        from public.organizations as o
+    )
+
     delete from public.webhook_deliveries as d
-    using public.organizations as o
-    where
-        o.id = d.org_id and d.status <> 'delivering'
-        and d.created_at < app.now() - make_interval(
-            days => (app.org_setting(o.id, 'webhook_retention_days'))::integer
-        );
+    using kept as k
+    where d.org_id = k.id and d.created_at < k.since_at and d.status <> 'delivering';
     get diagnostics v_removed = row_count;
     delete from app.webhook_secrets as s where s.expires_at <= app.now();
     return v_removed;
