@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     State = Sequence[Mapping[str, Any]]
 
+_QUESTIONS: Final = {
+    "/health": "select 1",
+    # Counts everything that waits: for a scrape, not for a probe.
+    "/metrics": "select * from app.queue_state()",
+}
 _STATE: Final = ("ready", "later", "running", "held")
 _PATIENCE_S: Final = 5.0
 
@@ -73,7 +78,7 @@ class Metrics:
 
 @contextlib.contextmanager
 def serve(
-    address: tuple[str, int], metrics: Metrics, read: Callable[[], Awaitable[State]]
+    address: tuple[str, int], metrics: Metrics, ask: Callable[[str], Awaitable[State]]
 ) -> Iterator[None]:
     """Answer `/health` and `/metrics` for the length of a block, from a thread of its own.
 
@@ -82,24 +87,24 @@ def serve(
     Args:
         address: Host and port.
         metrics: What is told.
-        read: Asks the database for the state of the queue, on the loop of the caller.
+        ask: Asks the database a question and gives the rows, on the loop of the caller.
 
     Yields:
         Nothing.
     """
     loop = asyncio.get_running_loop()
 
-    async def ask() -> State:
-        return await asyncio.wait_for(read(), _PATIENCE_S)
+    async def patiently(question: str) -> State:
+        return await asyncio.wait_for(ask(question), _PATIENCE_S)
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "nessos", ""
 
         def do_GET(self) -> None:
-            if self.path not in {"/health", "/metrics"}:
+            if self.path not in _QUESTIONS:
                 self._answer(404, b"not found\n", "text/plain")
                 return
-            asked = asyncio.run_coroutine_threadsafe(ask(), loop)
+            asked = asyncio.run_coroutine_threadsafe(patiently(_QUESTIONS[self.path]), loop)
             try:
                 state = asked.result(_PATIENCE_S + 1)
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker is not well

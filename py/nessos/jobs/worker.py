@@ -9,6 +9,7 @@ import os
 import signal
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -45,7 +46,6 @@ _BUSY_S: Final = 0.1
 """How often a worker looks for what waits: when nothing is due, and when more is than fits."""
 
 _CLASSES: Final = "select t.entrypoint, t.latency_class from app.job_types as t"
-_STATE: Final = "select * from app.queue_state()"
 _RECOVER: Final = "select app.recover_jobs(%s)"
 _RELEASE: Final = "select is_more from app.release_waiting_jobs(%(entrypoints)s)"
 _IS_DRAINED: Final = """
@@ -128,7 +128,7 @@ async def _run(url: str, options: Options, known: Sequence[Entrypoint]) -> None:
         await _register(manager, shift, options, known)
         _stop_on_signals(manager, shift, options.grace_s)
         if options.address:
-            exits.enter_context(serve(options.address, shift.metrics, lambda: _state(pool)))
+            exits.enter_context(serve(options.address, shift.metrics, partial(_ask, pool)))
         keeper = asyncio.create_task(_keep(pool, options, manager))
         exits.callback(keeper.cancel)
         log.info("started", entry_points=len(manager.entrypoint_registry), queues=options.classes)
@@ -159,9 +159,9 @@ async def _keep(pool: Pool, options: Options, manager: QueueManager) -> None:
         await asyncio.sleep(_BUSY_S if is_more or options.drain else _IDLE_S)
 
 
-async def _state(pool: Pool) -> list[dict[str, Any]]:
+async def _ask(pool: Pool, question: str) -> list[dict[str, Any]]:
     async with pool.connection() as connection:
-        return await (await connection.execute(_STATE)).fetchall()
+        return await (await connection.execute(question.encode())).fetchall()
 
 
 async def _register(
