@@ -118,11 +118,12 @@ class Twilio(Fields):
 class Evolution(Fields):
     """An instance of an Evolution server, through which WhatsApp messages go."""
 
-    secret = frozenset({"api_key", "webhook_jwt_key"})
+    secret = frozenset({"api_key", "webhook_jwt_key", "webhook_secret"})
     url: Address
     api_key: Text
     instance: Text
     webhook_jwt_key: Text | None = None
+    webhook_secret: Text | None = None
 
 
 class Github(Fields):

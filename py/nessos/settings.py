@@ -27,6 +27,8 @@ class Settings(BaseSettings):
         functions_port: TCP port of the functions server behind the gateway.
         start_timeout_s: How long each part may take to become healthy.
         body_limit_mb: The largest request body the gateway takes.
+        public_url: The address under which others reach the project, where it is not its own.
+        webhook_limit_mb: The largest webhook that is taken.
         worker_concurrency: Jobs one worker runs at the same time.
         worker_grace_s: How long a worker's jobs may finish after it was asked to stop.
         worker_heartbeat_s: After how long without a sign of life a worker's jobs run elsewhere.
@@ -60,6 +62,8 @@ class Settings(BaseSettings):
     functions_port: int = Field(default=54323, ge=1, le=65535)
     start_timeout_s: float = Field(default=60.0, gt=0)
     body_limit_mb: int = Field(default=10, ge=1)
+    public_url: str | None = None
+    webhook_limit_mb: int = Field(default=5, ge=1, le=25)
     worker_concurrency: int = Field(default=10, ge=1)
     worker_grace_s: float = Field(default=25.0, ge=0)
     worker_heartbeat_s: float = Field(default=30.0, ge=1)

@@ -13,6 +13,8 @@ from nessos.cli.output import JsonOption
 from nessos.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import psycopg
 
 app = typer.Typer(help="Organisations: found, invite people, list.", no_args_is_help=True)
@@ -50,6 +52,30 @@ def find(connection: psycopg.Connection[dict[str, Any]], org: str | None) -> dic
         f"there is no organisation {org}" if org else "there is no organisation",
         "see nessos org list",
     )
+
+
+def find_owner(connection: psycopg.Connection[dict[str, Any]], org: Mapping[str, Any]) -> UUID:
+    """Find an owner to act as.
+
+    Args:
+        connection: The database.
+        org: The organisation, as `find` gives it.
+
+    Returns:
+        The Auth user's id of its first owner.
+
+    Raises:
+        UsageError: It has none.
+    """
+    row = connection.execute(
+        "select user_id from public.memberships where org_id = %s and role = 'owner'"
+        " order by created_at limit 1",
+        (org["id"],),
+    ).fetchone()
+    if row is None:
+        raise UsageError(f"{org['slug']} has no owner", "see nessos doctor")
+    person: UUID = row["user_id"]
+    return person
 
 
 def act_as(connection: psycopg.Connection[dict[str, Any]], person: UUID) -> None:
@@ -116,14 +142,7 @@ def invite(
     url = resolve().database_url.get_secret_value()
     with connect(url, autocommit=False) as connection:
         found = find(connection, org)
-        owner = connection.execute(
-            "select user_id from public.memberships where org_id = %s and role = 'owner'"
-            " order by created_at limit 1",
-            (found["id"],),
-        ).fetchone()
-        if owner is None:
-            raise UsageError(f"{found['slug']} has no owner", "see nessos doctor")
-        act_as(connection, owner["user_id"])
+        act_as(connection, find_owner(connection, found))
         row = connection.execute(
             "select public.invite_member(%s, %s, %s, %s) as invitation",
             (found["id"], email, role, client),

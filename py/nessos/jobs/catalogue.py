@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cron import jobs as cron
 from nessos import events
-from nessos.webhooks import outbound
+from nessos.webhooks import inbound, outbound
 
 if TYPE_CHECKING:
     from nessos.jobs.entrypoint import Entrypoint
@@ -18,4 +18,9 @@ def entrypoints() -> tuple[Entrypoint, ...]:
     Returns:
         One per row of `app.job_types`.
     """
-    return (*events.ENTRYPOINTS, *cron.ENTRYPOINTS, *outbound.ENTRYPOINTS)
+    return (
+        *events.ENTRYPOINTS,
+        *cron.ENTRYPOINTS,
+        *inbound.ENTRYPOINTS,
+        *outbound.ENTRYPOINTS,
+    )

@@ -449,7 +449,13 @@ def _services(stack: Stack, node: str) -> list[Service]:
         "NESSOS_BODY_LIMIT_MB": str(settings.body_limit_mb),
         "NESSOS_PROJECT": json.dumps({name: project[name] for name in ("api", "auth")}),
     }
-    functions = {**trusted, "SUPABASE_DB_URL": stack.owner_url, "DENO_NO_UPDATE_CHECK": "1"}
+    functions = {
+        **trusted,
+        "SUPABASE_DB_URL": stack.owner_url,
+        "NESSOS_PUBLIC_URL": settings.public_url or stack.gateway_url,
+        "NESSOS_WEBHOOK_LIMIT_MB": str(settings.webhook_limit_mb),
+        "DENO_NO_UPDATE_CHECK": "1",
+    }
     local = database.SUPABASE / "local"
     deno = Path(sys.executable).parent / "deno"
     nessos = [sys.executable, "-m", "nessos"]
