@@ -40,6 +40,8 @@ const hopHeaders = [
   "host",
   "keep-alive",
   "te",
+  "trailer",
+  "transfer-encoding",
   "upgrade",
 ];
 

@@ -205,6 +205,16 @@ def test_too_much_is_413(machine: Machine) -> None:
     assert machine.post([measured() for _ in range(1000)]).json()["stored"] == 1000
 
 
+def test_a_body_of_unknown_length_is_read_as_far_as_it_may_be(machine: Machine) -> None:
+    headers = {"x-api-key": machine.key, "content-type": "application/json"}
+    pieces = [b'{"source": "Infra", "metric_type": "m", ', b'"value": 2}']
+    endless = [b'{"source": "' + b"x" * 1024 * 1024] * 3
+    with httpx.Client(base_url=machine.company.api.url, timeout=30) as http:
+        for content, status in ((pieces, 200), (endless, 413)):
+            answer = http.post("/functions/v1/ingest", content=iter(content), headers=headers)
+            assert answer.status_code == status, answer.text
+
+
 def test_a_key_too_busy_is_429_and_told_how_long_to_wait(functions: Api, company: Company) -> None:
     busy, calm = Machine(company, rate=2), Machine(company)
     assert [busy.post(measured()).status_code for _ in range(3)] == [200, 200, 429]
