@@ -28,8 +28,12 @@ _IN_TEXT: Final = re.compile(
 )
 
 
-def configure() -> None:
-    """Send the log of this process, and of the libraries in it, to standard error."""
+def configure(*, level: int = logging.INFO) -> None:
+    """Send the log of this process, and of the libraries in it, to standard error.
+
+    Args:
+        level: The least that is told.
+    """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -50,7 +54,7 @@ def configure() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     # It tells the address of every call, and keys travel in addresses.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(

@@ -682,6 +682,9 @@ insert into public.bcb_series (series, key, name, source, frequency, kind, unit,
 ('USD', 'USD', 'Dólar dos EUA, PTAX', 'ptax', 'daily', 'level', 'BRL', '1984-11-28'),
 ('EUR', 'EUR', 'Euro, PTAX', 'ptax', 'daily', 'level', 'BRL', '1999-01-04');
 
+insert into app.job_types (entrypoint, latency_class, description) values
+('sync.bcb', 'default', 'Reads the rates of the Banco Central that are new or revised.');
+
 insert into app.error_keys (key, http, meaning) values
 ('series_not_found', 404, 'The Banco Central series or currency is not one of public.bcb_series.'),
 ('series_not_a_rate', 422, 'A level, such as a yearly target or a price, does not accumulate.'),

@@ -20,6 +20,7 @@ from nessos.cli import (
     organization,
     report,
     stack,
+    sync,
     webhooks,
     worker,
 )
@@ -42,6 +43,7 @@ app.add_typer(integrations.app, name="integrations")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
+app.add_typer(sync.app, name="sync")
 app.add_typer(webhooks.app, name="webhooks")
 
 

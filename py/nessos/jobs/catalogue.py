@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cron import jobs as cron
 from nessos import events
+from nessos.bcb import jobs as bcb
 from nessos.webhooks import inbound, outbound
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def entrypoints() -> tuple[Entrypoint, ...]:
     return (
         *events.ENTRYPOINTS,
         *cron.ENTRYPOINTS,
+        *bcb.ENTRYPOINTS,
         *inbound.ENTRYPOINTS,
         *outbound.ENTRYPOINTS,
     )

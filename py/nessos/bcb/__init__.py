@@ -1,0 +1,1 @@
+"""Rates of the Banco Central: read from its services, stored by the database."""

@@ -1,0 +1,155 @@
+"""`nessos sync …`: fetch now what the timetable fetches at its hours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nessos.cli import output
+from nessos.cli.output import DryRunOption, JsonOption
+from nessos.errors import PartialError
+
+if TYPE_CHECKING:
+    from nessos.bcb.sync import Outcome
+    from nessos.http import Http
+    from nessos.jobs.entrypoint import Pool
+
+app = typer.Typer(help="Fetch data from services outside.", no_args_is_help=True)
+
+
+@app.command()
+def bcb(
+    *,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="Read from this day on, as 2006-01-01; begun twice, it goes on where it stopped."
+            " If left out: from the last stored values, the latest of them again.",
+        ),
+    ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(help="One series, by key or code: IPCA, CDI, USD …; may be repeated."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Read the rates of the Banco Central, and store what is new or revised."""
+    import asyncio
+
+    from nessos.bcb.jobs import bank
+    from nessos.bcb.sync import synchronize
+
+    async def run(report: Callable[[int, int, str], None]) -> Outcome:
+        async with services() as (pool, http):
+            return await synchronize(
+                pool=pool,
+                bank=bank(http),
+                since=since.date() if since else None,
+                series=series,
+                dry_run=dry_run,
+                report=report,
+            )
+
+    with progress_bar() as report:
+        outcome = asyncio.run(run(report))
+    if json:
+        output.as_json(outcome.lines)
+    else:
+        output.table(
+            "Rates of the Banco Central" + (" (nothing stored)" if dry_run else ""),
+            ["series", "from", "to", "seen", "created", "revised", "unchanged", "last value", "of"],
+            [
+                [
+                    line["key"], line["from_on"], line["to_on"], line["seen"], line["created"],
+                    line["revised"], line["unchanged"],
+                    _number(line["last_value"], line["unit"]),
+                    f"{line['last_on'] or ''}{' (late)' if line['is_late'] else ''}",
+                ]
+                for line in outcome.lines
+            ],
+            right=["seen", "created", "revised", "unchanged", "last value"],
+        )  # fmt: skip
+    if outcome.failures:
+        key, error = next(iter(outcome.failures.items()))
+        raise PartialError(
+            f"{len(outcome.failures)} of {len(outcome.lines)} series failed"
+            f" ({', '.join(outcome.failures)}), {key} for: {error.message}",
+            "what had come is stored; run it again",
+        )
+
+
+def _number(value: Decimal | None, unit: str) -> str | None:
+    return None if value is None else f"{value.normalize():f} {unit}"
+
+
+@asynccontextmanager
+async def services() -> AsyncIterator[tuple[Pool, Http]]:
+    """Open the database and the client of services outside for a command.
+
+    Yields:
+        Connections to the database, and the client.
+    """
+    import logging
+
+    from psycopg.rows import dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    from nessos import logs
+    from nessos.db import APPLICATION
+    from nessos.http import client
+    from nessos.target import resolve
+
+    logs.configure(level=logging.WARNING)
+    pool: Pool = AsyncConnectionPool(
+        resolve().database_url.get_secret_value(),
+        min_size=0,
+        max_size=4,
+        kwargs={
+            "autocommit": True,
+            "row_factory": dict_row,
+            "application_name": f"{APPLICATION} cli",
+        },
+        open=False,
+    )
+    async with pool, client(pool) as http:
+        yield pool, http
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """Show on standard error how far something is; plain lines outside a terminal.
+
+    Yields:
+        To be called with how much is done, of how much, and what comes.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: output.progress(f"{done}/{total} {what}")
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
