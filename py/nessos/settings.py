@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         bcb_ptax_url: Where its exchange rates are.
         resend_url: Where Resend's API is.
         twilio_url: Where Twilio's API is.
+        app_url: Address of the frontend; links in messages are paths of it.
         webhook_allowed_networks: Networks that webhooks are sent to although they are not public.
     """
 
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     bcb_ptax_url: str = "https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"
     resend_url: str = "https://api.resend.com"
     twilio_url: str = "https://api.twilio.com"
+    app_url: str | None = None
     webhook_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = ()
 
     @field_validator("webhook_allowed_networks", mode="before")

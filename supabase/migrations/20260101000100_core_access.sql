@@ -151,11 +151,11 @@ create table public.org_role_permissions (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, role, module),
-    constraint org_role_permissions_reserved_check check (module not in ('core', 'admin'))
+    constraint org_role_permissions_reserved_check check (module not in ('core', 'admin', 'notify'))
 );
 comment on table public.org_role_permissions is
     '[core] One organisation''s own lines of the matrix; they replace role_permissions. Owners '
-    'and admins cannot be cut.';
+    'and admins cannot be cut, and an inbox is its owner''s alone.';
 create index org_role_permissions_role_idx on public.org_role_permissions (role);
 
 create table public.platform_admins (
@@ -845,7 +845,8 @@ from (
     ('growth', 'rw', 'rw', 'rw', 'rw', '-', '-', '-', '-', '-', '-', '-'),
     ('legal', 'rw', 'rw', '-', '-', '-', '-', 'rw', '-', '-', '-', '-'),
     ('gov', 'rw', 'rw', 'ro', 'ro', 'ro', 'ro', 'rw', 'ro', 'ro', '-', '-'),
-    ('data', 'rw', 'rw', 'r', '-', 'r', 'r', '-', '-', '-', '-', '-')
+    ('data', 'rw', 'rw', 'r', '-', 'r', 'r', '-', '-', '-', '-', '-'),
+    ('notify', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', '-', 'oo')
 ) as matrix (module, owner, admin, director, sales, ops, finance, legal, people, employee, agent,
     client)
 cross join lateral (

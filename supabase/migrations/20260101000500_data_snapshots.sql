@@ -1,5 +1,5 @@
 -- Data snapshots: what the ERP said, as it said it, and what is missing.
--- Depends on: core, core_access, core_audit, events.
+-- Depends on: core, core_access, core_audit, events, notify.
 -- Asked for by: domain §5 (data), ness-os-data-massa "Tabelas envolvidas".
 
 -- 1. Tables
@@ -192,6 +192,11 @@ execute function app.guard_move('data_gap', 'status');
 create trigger erp_sync_log_70_emit
 after insert or update or delete on public.erp_sync_log
 for each row execute function app.emit_event('data', 'erp_sync', 'status', 'entity', 'month');
+
+create trigger erp_sync_log_75_notify
+after insert or update of status on public.erp_sync_log
+for each row when (new.status = 'failed')
+execute function app.notify_failed_sync();
 
 create trigger data_gaps_70_emit
 after insert or update or delete on public.data_gaps

@@ -1,5 +1,5 @@
 -- Contracts in time: changes of value, yearly adjustment with its exact factors, alerts.
--- Depends on: core, core_access, core_audit, events, data_rates, contracts.
+-- Depends on: core, core_access, core_audit, events, notify, data_rates, contracts.
 -- Asked for by: domain §5 (contracts), §6 (contracts.alerts).
 
 -- 1. Tables
@@ -307,6 +307,46 @@ comment on function public.adjust_contract(uuid, date) is
 
 -- 2. Functions: alerts
 
+create function app.notify_contract_alert(
+    org uuid, contract uuid, kind text, due_on date, days_before integer
+) returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_template text := case kind when 'renewal' then 'contract_renewal_near' else 'contract_end_near' end;
+    v_key text := format('contract_alert/%s/%s/%s/%s', contract, kind, due_on, days_before);
+    v_link text := '/contracts/' || contract;
+    v_contract record;
+    v_data jsonb;
+    v_manager uuid;
+begin
+    select c.*, k.name as client_name into v_contract
+    from public.contracts as c
+    inner join public.clients as k on c.org_id = k.org_id and c.client_id = k.id
+    where c.org_id = notify_contract_alert.org and c.id = contract;
+    v_data := jsonb_build_object(
+        'number', v_contract.number, 'contract', v_contract.title,
+        'client', v_contract.client_name, 'due_on', due_on,
+        'days_left', due_on - app.org_today(org), 'mrr', v_contract.mrr
+    );
+    perform app.notify_role(org, 'contracts', 'write', v_template, v_data, v_key, v_link);
+    -- The contract's managers, where they still are members; who has been told is not told twice.
+    for v_manager in
+        select m.user_id from public.memberships as m
+        where
+            m.org_id = notify_contract_alert.org
+            and m.user_id in (v_contract.commercial_manager_id, v_contract.technical_manager_id)
+        order by m.user_id
+    loop
+        perform app.notify(org, v_manager, v_template, v_data, v_key, v_link);
+    end loop;
+end;
+$$;
+comment on function app.notify_contract_alert(uuid, uuid, text, date, integer) is
+    'Tells of an alert whoever may write contracts, and the contract''s managers, each once.';
+
 create function app.raise_contract_alerts(org uuid) returns jsonb
 language plpgsql
 security definer
@@ -363,12 +403,16 @@ begin
                 org, 'fin', 'contract.end_near', 'contract', v_alert.contract_id, v_payload
             );
         end if;
+        perform app.notify_contract_alert(
+            org, v_alert.contract_id, v_alert.kind, v_alert.due_on, v_alert.days_before
+        );
     end loop;
     return jsonb_build_object('renewal', v_renewal, 'end', v_end);
 end;
 $$;
 comment on function app.raise_contract_alerts(uuid) is
-    'Job: raises the alerts due today; returns how many of each kind.';
+    'Job: raises the alerts due today, as events and notifications; returns how many of each '
+    'kind.';
 
 -- 3. Triggers
 

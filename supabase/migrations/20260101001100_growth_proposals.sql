@@ -638,6 +638,32 @@ $$;
 comment on function app.date_nps() is
     'Trigger: an answer without a day is from today; none is from the future.';
 
+create function app.notify_upsell_alert() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    perform app.notify_role(
+        new.org_id, 'growth', 'write', 'upsell_alert',
+        (
+            select jsonb_build_object(
+                'number', c.number, 'client', k.name, 'used_pct', round(new.used_pct),
+                'month', app.format_month_br(new.month),
+                'kind', case new.kind when 'hours' then 'horas' else 'armazenamento' end
+            )
+            from public.contracts as c
+            inner join public.clients as k on c.org_id = k.org_id and c.client_id = k.id
+            where c.org_id = new.org_id and c.id = new.contract_id
+        ),
+        format('upsell_alert/%s', new.id), '/upsell-alerts/' || new.id
+    );
+    return null;
+end;
+$$;
+comment on function app.notify_upsell_alert() is
+    'Trigger: tells who writes growth of a new alert.';
+
 create function app.raise_upsell_alerts(org uuid) returns integer
 language plpgsql
 set search_path = ''
@@ -771,6 +797,9 @@ after insert or update or delete on public.upsell_alerts
 for each row execute function app.emit_event(
     'growth', 'upsell_alert', 'status', 'contract_id', 'month', 'kind', 'used_pct'
 );
+create trigger upsell_alerts_75_notify
+after insert on public.upsell_alerts
+for each row execute function app.notify_upsell_alert();
 
 -- 5. Access
 

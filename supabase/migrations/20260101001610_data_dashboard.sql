@@ -189,6 +189,7 @@ declare
     v_syncs bigint;
     v_aggregates bigint;
     v_hits bigint;
+    v_notifications bigint;
     v_runs bigint;
     v_webhooks bigint;
     v_partitions integer;
@@ -205,6 +206,8 @@ begin
     get diagnostics v_aggregates = row_count;
     delete from app.rate_hits as h where h.hit_at < app.now() - interval '1 day';
     get diagnostics v_hits = row_count;
+    delete from public.notifications as n where n.created_at < v_month - interval '12 months';
+    get diagnostics v_notifications = row_count;
     -- A job of every minute mostly finds nothing to do.
     delete from app.cron_runs as r
     where
@@ -224,16 +227,17 @@ begin
     );
     return jsonb_build_object(
         'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_sync_log', v_syncs,
-        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'cron_runs', v_runs,
-        'webhook_deliveries', v_webhooks, 'event_partitions', v_partitions, 'event_retention_months', v_months
+        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'notifications', v_notifications,
+        'cron_runs', v_runs, 'webhook_deliveries', v_webhooks, 'event_partitions', v_partitions,
+        'event_retention_months', v_months
     );
 end;
 $$;
 comment on function app.run_retention() is
     'Job: removes revenue snapshots beyond 36 months, syncs of rates and aggregates beyond 24, '
-    'events beyond the longest event_retention_months, rate hits beyond a day, runs of the '
-    'timetable beyond 90 days, those that found nothing to do beyond two, deliveries to webhook '
-    'endpoints beyond webhook_retention_days. Returns what it removed.';
+    'events beyond the longest event_retention_months, notifications beyond 12 months, rate hits '
+    'beyond a day, runs of the timetable beyond 90 days, those that found nothing to do beyond '
+    'two, deliveries to webhook endpoints beyond webhook_retention_days. Returns what it removed.';
 
 -- 5. Access
 

@@ -63,6 +63,7 @@ def test_org_create_and_invite_act_in_a_persons_name(seeded_url: str) -> None:
         (("org", "create", "Vigia", "--owner", "owner@vigia.example"), 1, "slug_taken"),
         (("org", "invite", "a@b.co", "emperor", "--org", "vigia"), 1, "role_unknown"),
         (("indices", "compute", "--org", "vigia", "--month", "March"), 2, "Invalid value"),
+        (("notifications", "test", "x@y.example", "--org", "vigia"), 2, "is no member of vigia"),
         (("events", "recount", "yesterday"), 2, "Invalid value"),
     ],
 )
@@ -147,3 +148,19 @@ def test_every_report_comes_as_table_json_and_csv(seeded_url: str, name: str) ->
     assert text.startswith("\ufeff")
     assert len(lines) - 1 == len(rows) > 10
     assert "Vigia Segurança Gerenciada" in table
+
+
+def test_an_operator_tries_a_person_and_sees_how_it_went(seeded_url: str) -> None:
+    with psycopg.connect(seeded_url) as db:
+        row = db.execute(
+            "select u.email from auth.users u join public.memberships m on m.user_id = u.id"
+            " join public.organizations o on o.id = m.org_id where o.slug = 'vigia' and m.role = 'owner'"
+        ).fetchone()
+    assert row
+    said = run(seeded_url, "notifications", "test", row[0], "--org", "vigia").stdout
+    assert f"is in the inbox of {row[0]}; no other channel is connected" in said
+    told = answer(seeded_url, "notifications", "list", "--org", "vigia", "--lines", "1")
+    assert [(one["template"], one["channel"], one["status"]) for one in told] == [
+        ("test", "in_app", "delivered")
+    ]
+    assert answer(seeded_url, "notifications", "list", "--org", "vigia", "--failed") == []

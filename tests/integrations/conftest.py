@@ -8,6 +8,8 @@ import pytest
 import stamina
 from psycopg.rows import dict_row
 
+from tests.integrations.messaging import Outside, open_outside
+
 
 @pytest.fixture
 def no_backoff() -> Iterator[None]:
@@ -21,3 +23,10 @@ def reader(db_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """A connection that sees what was committed."""
     with psycopg.connect(db_url, autocommit=True, row_factory=dict_row) as connection:
         yield connection
+
+
+@pytest.fixture
+def outside(own_db_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    """The services that carry messages, and a person who can be reached at any hour."""
+    with open_outside(own_db_url, monkeypatch) as outside:
+        yield outside

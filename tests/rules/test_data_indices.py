@@ -604,6 +604,12 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
         " ('2031-03-13T11:59-03:00', 'succeeded', now(), 1),"
         " ('2031-03-13T12:01-03:00', 'succeeded', now(), 0)) as v (day, status, finished, rows)"
     )
+    db.execute(
+        "insert into public.notifications (org_id, recipient_id, template, title, body, data, idempotency_key, created_at)"
+        " select %s, %s, 'test', 'Teste', 'Teste', '{}', day, day::timestamptz"
+        " from unnest(array['2030-02-28T12:00-03:00', '2030-03-01T12:00-03:00']) as day",
+        (world.a.org, world.a.member("ops")),
+    )
     with as_worker(db):
         row = db.execute("select app.run_retention()").fetchone()
     assert row is not None
@@ -611,7 +617,7 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     assert counts.pop("event_partitions") > 0
     assert counts == {
         "skipped": False, "erp_revenue_snapshot": 1, "bcb_sync_log": 1, "event_aggregates": 1,
-        "rate_hits": 1, "cron_runs": 2, "event_retention_months": 24,
+        "rate_hits": 1, "notifications": 1, "cron_runs": 2, "webhook_deliveries": 0, "event_retention_months": 24,
     }  # fmt: skip
     assert db.execute("select min(month) from public.erp_revenue_snapshot").fetchone() == (
         date(2028, 3, 1),

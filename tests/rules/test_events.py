@@ -255,7 +255,8 @@ def test_a_malformed_subscription_pattern_is_refused(
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation), db.transaction():
         db.execute(
-            "insert into event_subscriptions (org_id, pattern, handler) values (%s, %s, 'notification')",
+            "insert into event_subscriptions (org_id, pattern, handler, config)"
+            """ values (%s, %s, 'notification', '{"template": "event", "role": "sales"}')""",
             (world.a.org, pattern),
         )
 

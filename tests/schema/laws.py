@@ -549,7 +549,7 @@ def the_comment_of_a_table_begins_with_its_module(db: Connection) -> list[str]:
         db,
         f"select t.schema || '.' || t.name from ({_TABLES}) t where t.relkind in ('r', 'p', 'v', 'm')"
         " and t.schema in ('public', 'app') and not t.relispartition"
-        " and coalesce(obj_description(t.oid, 'pg_class'), '') !~ '^\\[(core|events|jobs|crm|ops|growth|contracts|fin|people|legal|gov|data|time)\\] '",
+        " and coalesce(obj_description(t.oid, 'pg_class'), '') !~ '^\\[(core|events|jobs|notify|crm|ops|growth|contracts|fin|people|legal|gov|data|time)\\] '",
     )
 
 

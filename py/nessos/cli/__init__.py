@@ -17,6 +17,7 @@ from nessos.cli import (
     indices,
     integrations,
     jobs,
+    notifications,
     organization,
     report,
     stack,
@@ -41,6 +42,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(indices.app, name="indices")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(notifications.app, name="notifications")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
 app.add_typer(sync.app, name="sync")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cron import jobs as cron
 from nessos import events
 from nessos.bcb import jobs as bcb
+from nessos.messaging import delivery
 from nessos.webhooks import inbound, outbound
 
 if TYPE_CHECKING:
@@ -25,4 +26,5 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *bcb.ENTRYPOINTS,
         *inbound.ENTRYPOINTS,
         *outbound.ENTRYPOINTS,
+        *delivery.ENTRYPOINTS,
     )

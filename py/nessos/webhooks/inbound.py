@@ -16,6 +16,7 @@ import psycopg
 
 from nessos.errors import GiveUpError, RuleError, UpstreamError, from_psycopg
 from nessos.jobs.entrypoint import Entrypoint, Task
+from nessos.messaging import webhooks as messaging
 from nessos.webhooks import github
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ replay.
 """
 
 PROCESSORS: Final[Mapping[str, Processor]] = {
+    "evolution": messaging.from_evolution,
     "github": github.process,
+    "resend": messaging.from_resend,
+    "twilio": messaging.from_twilio,
 }
 """The processor of each provider that `webhook_sources` knows."""
 

@@ -1,0 +1,1 @@
+"""Messages to people: the services that carry them, what they say, and what becomes of them."""
