@@ -254,62 +254,73 @@ comment on function app.normalize_document(text) is
     'A CPF or CNPJ without punctuation, upper case; empty as null.';
 
 create function app.check_digit(value text, weights integer[]) returns integer
-language sql
+language plpgsql
 immutable
 strict
 set search_path = ''
 as $$
+declare
+    v_total integer := 0;
+begin
     -- A digit counts as itself, a letter as its ASCII code minus 48 (Receita Federal, IN RFB
     -- 2.229/2024).
-    select case when total % 11 < 2 then 0 else 11 - total % 11 end
-    from (
-        select sum((ascii(substr(value, place, 1)) - 48) * weights[place])::integer as total
-        from generate_series(1, cardinality(weights)) as place
-    ) as weighted
+    for v_place in 1 .. cardinality(weights) loop
+        v_total := v_total + (ascii(substr(value, v_place, 1)) - 48) * weights[v_place];
+    end loop;
+    return case when v_total % 11 < 2 then 0 else 11 - v_total % 11 end;
+end;
 $$;
 comment on function app.check_digit(text, integer[]) is
     'Modulus-11 check digit of the leading characters of a CPF or CNPJ for the given weights.';
 
 create function app.is_valid_cpf(value text) returns boolean
-language sql
+language plpgsql
 immutable
 strict
 set search_path = ''
 as $$
-    select case
+begin
+    return case
         when value !~ '^\d{11}$' or value ~ '^(\d)\1{10}$' then false
         else
             app.check_digit(value, '{10,9,8,7,6,5,4,3,2}') = substr(value, 10, 1)::integer
             and app.check_digit(value, '{11,10,9,8,7,6,5,4,3,2}') = substr(value, 11, 1)::integer
-    end
+    end;
+end;
 $$;
 comment on function app.is_valid_cpf(text) is
     'Whether a text is a CPF: 11 bare digits with right check digits, not all the same.';
 
 create function app.is_valid_cnpj(value text) returns boolean
-language sql
+language plpgsql
 immutable
 strict
 set search_path = ''
 as $$
-    select case
+begin
+    return case
         when value !~ '^[0-9A-Z]{12}\d{2}$' or value ~ '^(.)\1{13}$' then false
         else
             app.check_digit(value, '{5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 13, 1)::integer
-            and app.check_digit(value, '{6,5,4,3,2,9,8,7,6,5,4,3,2}') = substr(value, 14,
-                1)::integer
-    end
+            and app.check_digit(value, '{6,5,4,3,2,9,8,7,6,5,4,3,2}')
+            = substr(value, 14, 1)::integer
+    end;
+end;
 $$;
 comment on function app.is_valid_cnpj(text) is
     'Whether a text is a CNPJ: 12 bare upper-case letters or digits and two right check digits '
     '(alphanumeric since 07/2026, IN RFB 2.229/2024).';
 
 create function app.is_valid_document(value text) returns boolean
-language sql
+language plpgsql
 immutable
 strict
 set search_path = ''
-as $$ select app.is_valid_cpf(value) or app.is_valid_cnpj(value) $$;
+as $$
+begin
+    return app.is_valid_cpf(value) or app.is_valid_cnpj(value);
+end;
+$$;
 comment on function app.is_valid_document(text) is 'Whether a text is a bare CPF or CNPJ.';
 
 -- 2. Functions: the caller of a request
