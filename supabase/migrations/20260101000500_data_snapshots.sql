@@ -37,7 +37,7 @@ create table public.erp_sync_log (
     primary key (org_id, id),
     constraint erp_sync_log_counts_check
         check (least(seen, created, updated, unchanged, skipped, deactivated, failed) >= 0),
-    constraint erp_sync_log_since_check check ((mode = 'incremental') = (since is not null)),
+    constraint erp_sync_log_since_check check (mode = 'full' or since is not null),
     constraint erp_sync_log_finished_check
         check ((status = 'running') = (finished_at is null) and finished_at >= started_at)
 );
@@ -47,9 +47,10 @@ comment on table public.erp_sync_log is
 comment on column public.erp_sync_log.run_id is
     'The run it belongs to: one run may synchronise several entities, and may be tried again.';
 comment on column public.erp_sync_log.since is
-    'Day of change asked for by an incremental run: that of the run before, less two days.';
+    'Day of change asked for by an incremental run: that of the run before, less two days. Of '
+    'revenue: first day of the first month asked for; null as month.';
 comment on column public.erp_sync_log.month is
-    'First day of the month asked for (revenue); else null.';
+    'First day of the month asked for, the last of several (revenue); else null.';
 comment on column public.erp_sync_log.status is
     'partial: rows failed, or the lists changed while they were read and nothing was taken for '
     'vanished; error tells.';

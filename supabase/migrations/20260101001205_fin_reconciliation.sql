@@ -124,7 +124,8 @@ as $$
             select from public.erp_sync_log as l
             where
                 l.org_id = is_erp_month_known.org and l.entity = 'revenue'
-                and l.month = app.month_start(is_erp_month_known.month)
+                and app.month_start(is_erp_month_known.month)
+                between coalesce(l.since, l.month) and l.month
                 and l.status = 'succeeded'
         )
 $$;

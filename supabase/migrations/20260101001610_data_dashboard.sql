@@ -186,6 +186,7 @@ as $$
 declare
     v_month date := app.month_start(app.org_today(null));
     v_revenue bigint;
+    v_erp_syncs bigint;
     v_syncs bigint;
     v_aggregates bigint;
     v_hits bigint;
@@ -200,6 +201,8 @@ begin
     end if;
     delete from public.erp_revenue_snapshot as s where s.month < v_month - interval '36 months';
     get diagnostics v_revenue = row_count;
+    delete from public.erp_sync_log as l where l.started_at < v_month - interval '36 months';
+    get diagnostics v_erp_syncs = row_count;
     delete from public.bcb_sync_log as b where b.started_at < v_month - interval '24 months';
     get diagnostics v_syncs = row_count;
     delete from public.event_aggregates as a where a.period < v_month - interval '24 months';
@@ -226,18 +229,19 @@ begin
         (v_month - make_interval(months => v_months))::date
     );
     return jsonb_build_object(
-        'skipped', false, 'erp_revenue_snapshot', v_revenue, 'bcb_sync_log', v_syncs,
-        'event_aggregates', v_aggregates, 'rate_hits', v_hits, 'notifications', v_notifications,
-        'cron_runs', v_runs, 'webhook_deliveries', v_webhooks, 'event_partitions', v_partitions,
-        'event_retention_months', v_months
+        'skipped', false, 'erp_revenue_snapshot', v_revenue, 'erp_sync_log', v_erp_syncs,
+        'bcb_sync_log', v_syncs, 'event_aggregates', v_aggregates, 'rate_hits', v_hits,
+        'notifications', v_notifications, 'cron_runs', v_runs, 'webhook_deliveries', v_webhooks,
+        'event_partitions', v_partitions, 'event_retention_months', v_months
     );
 end;
 $$;
 comment on function app.run_retention() is
-    'Job: removes revenue snapshots beyond 36 months, syncs of rates and aggregates beyond 24, '
-    'events beyond the longest event_retention_months, notifications beyond 12 months, rate hits '
-    'beyond a day, runs of the timetable beyond 90 days, those that found nothing to do beyond '
-    'two, deliveries to webhook endpoints beyond webhook_retention_days. Returns what it removed.';
+    'Job: removes revenue snapshots and the log of ERP runs beyond 36 months, syncs of rates and '
+    'aggregates beyond 24, events beyond the longest event_retention_months, notifications beyond '
+    '12 months, rate hits beyond a day, runs of the timetable beyond 90 days, those that found '
+    'nothing to do beyond two, deliveries to webhook endpoints beyond webhook_retention_days. '
+    'Returns what it removed.';
 
 -- 5. Access
 

@@ -20,6 +20,9 @@ create unlogged table app.erp_sync_rows (
 comment on table app.erp_sync_rows is
     '[data] Rows a running synchronisation has read and not yet finished with; personal data. '
     'Unlogged: a crash of the server ends the run anyway, and the next one reads anew.';
+-- Nobody analyses a table that is empty between runs: a planner that knows nothing of it takes a
+-- whole list for one row and a join by its code for the same price as one without. Where rows are
+-- looked up here, a limit leaves it no choice.
 comment on column app.erp_sync_rows.list is
     'clients, services, titles: the registers. movements: titles with what was paid. Of revenue: '
     'issued (titles), receipts (write-offs), cancelled (titles that do not count).';
@@ -121,6 +124,9 @@ as $$
 declare
     v_status text := (select o.status from public.organizations as o where o.id = org);
     v_next_at timestamptz := app.next_erp_sync_at(org, run);
+    v_month date := case when entity = 'revenue' then app.month_start(
+        coalesce(start_erp_sync.month, (app.org_today(org) - interval '1 month')::date)
+    ) end;
     v_since date;
     v_row public.erp_sync_log;
 begin
@@ -152,7 +158,10 @@ begin
     set status = 'failed', error = 'interrupted: its process ended', finished_at = app.now()
     where l.org_id = org and l.entity = start_erp_sync.entity and l.status = 'running';
 
-    if mode = 'incremental' then
+    if entity = 'revenue' then
+        v_since := v_month
+            - case mode when 'full' then interval '11 months' else interval '0' end;
+    elsif mode = 'incremental' then
         select (max(l.started_at) at time zone app.org_time_zone(org))::date - 2 into v_since
         from public.erp_sync_log as l
         where
@@ -162,8 +171,7 @@ begin
     insert into public.erp_sync_log (org_id, run_id, entity, mode, since, month)
     values (
         org, run, start_erp_sync.entity,
-        case when v_since is null then 'full' else 'incremental' end, v_since,
-        app.month_start(start_erp_sync.month)
+        case when v_since is null then 'full' else mode end, v_since, v_month
     )
     returning * into v_row;
     return v_row;
@@ -218,12 +226,22 @@ begin
     perform app.report_erp_sync(org, sync, counts);
     delete from app.erp_sync_rows as r where r.org_id = org and r.sync_id = sync;
     if v_status <> 'failed' then
-        select coalesce(l.month, (v_this_month - interval '1 month')::date) into v_month
-        from public.erp_sync_log as l where l.org_id = org and l.id = sync;
         begin
-            if v_month < v_this_month and app.is_erp_month_known(org, v_month) then
-                perform app.reconcile_erp(org, v_month);
-            end if;
+            for v_month in
+                select coalesce(l.month, (v_this_month - interval '1 month')::date)
+                from public.erp_sync_log as l where l.org_id = org and l.id = sync
+                union
+                select a.month
+                from public.erp_sync_log as l
+                inner join public.reconciliation_alerts as a
+                    on a.org_id = l.org_id and a.month between l.since and l.month
+                where l.org_id = org and l.id = sync
+                order by 1
+            loop
+                if v_month < v_this_month and app.is_erp_month_known(org, v_month) then
+                    perform app.reconcile_erp(org, v_month);
+                end if;
+            end loop;
         exception when others then
             -- What was read stays; the run tells what could not be compared.
             v_status := 'partial';
@@ -240,8 +258,8 @@ begin
 end;
 $$;
 comment on function app.finish_erp_sync(uuid, uuid, text, jsonb, text, timestamptz) is
-    'Closes a run: counts, staged rows, lock. Unless it failed, the alerts of the month before (of '
-    'the month read, for revenue) are compared anew.';
+    'Closes a run: counts, staged rows, lock. Unless it failed, the month before is compared anew; '
+    'of revenue the month read, and those of the months before it that have alerts.';
 
 create function app.stage_erp_rows(org uuid, sync uuid, list text, rows jsonb) returns jsonb
 language plpgsql
@@ -519,12 +537,13 @@ as $$
             select from app.erp_sync_rows as r
             where r.org_id = l.org_id and r.sync_id = l.id and r.list = 'clients'
         )
-        and not exists (
-            select from app.erp_sync_rows as r
+        and (
+            select r.code from app.erp_sync_rows as r
             where
                 r.org_id = l.org_id and r.sync_id = l.id and r.list = 'clients'
                 and r.code = c.omie_codigo
-        )
+            limit 1
+        ) is null
     order by c.omie_codigo
 $$;
 comment on function app.vanished_erp_clients(uuid, uuid) is
@@ -659,7 +678,8 @@ set search_path = ''
 as $$
     with told as (
         select
-            c.code, t.body as title, m.body as movement, e.paid as known_paid, e.document,
+            c.code, t.body as title, m.body as movement, e.paid as known_paid,
+            e.document as known_document,
             e.paid_on as known_paid_on, e.status as known_status, e.issued_on, e.due_on,
             e.omie_codigo, e.reference, e.vanished_at
         from (
@@ -681,21 +701,28 @@ as $$
             order by code
             limit erp_receivable_rows.size
         ) as c
-        left join app.erp_sync_rows as t
-            on
-                t.org_id = erp_receivable_rows.org and t.sync_id = erp_receivable_rows.sync
-                and t.list = 'titles' and t.code = c.code
-        left join app.erp_sync_rows as m
-            on
-                m.org_id = erp_receivable_rows.org and m.sync_id = erp_receivable_rows.sync
-                and m.list = 'movements' and m.code = c.code
+        left join lateral (
+            select r.body from app.erp_sync_rows as r
+            where
+                r.org_id = erp_receivable_rows.org and r.sync_id = erp_receivable_rows.sync
+                and r.list = 'titles' and r.code = c.code
+            limit 1
+        ) as t on true
+        left join lateral (
+            select r.body from app.erp_sync_rows as r
+            where
+                r.org_id = erp_receivable_rows.org and r.sync_id = erp_receivable_rows.sync
+                and r.list = 'movements' and r.code = c.code
+            limit 1
+        ) as m on true
         left join public.erp_receivables as e
             on e.org_id = erp_receivable_rows.org and e.title_number = c.code
     ),
 
-    typed as (
+    typed as materialized (
         select
-            t.code, t.known_paid, t.known_paid_on, t.known_status, t.vanished_at,
+            t.code, t.known_paid, t.known_paid_on, t.known_status, t.known_document,
+            t.vanished_at,
             t.movement is not null as has_movement,
             coalesce(
                 nullif(left(btrim(coalesce(t.title, t.movement) ->> 'reference'), 120), ''),
@@ -705,7 +732,8 @@ as $$
                 app.omie_code(t.title ->> 'client'), app.omie_code(t.movement ->> 'client'),
                 t.omie_codigo
             ) as omie_codigo,
-            coalesce(app.normalize_document(t.movement ->> 'document'), t.document) as document,
+            coalesce(app.normalize_document(t.movement ->> 'document'), t.known_document)
+                as document,
             coalesce(
                 app.omie_date(t.title ->> 'issued_on'), app.omie_date(t.movement ->> 'issued_on'),
                 t.issued_on
@@ -753,7 +781,10 @@ as $$
 
     select
         s.code, s.reference, s.omie_codigo,
-        case when app.is_valid_document(s.document) then s.document end,
+        case
+            when s.document = s.known_document or app.is_valid_document(s.document)
+                then s.document
+        end,
         s.issued_on, s.due_on, s.amount, s.paid_sum,
         case
             when s.status in ('paid', 'cancelled') then 0
@@ -792,34 +823,43 @@ as $$
         select * from app.erp_receivable_rows(org, sync, after, size)
     ),
 
+    changed as (
+        select g.*
+        from given as g
+        left join public.erp_receivables as e
+            on e.org_id = merge_erp_receivables.org and e.title_number = g.code
+        where
+            g.reason is null
+            and (
+                e.title_number is null or e.vanished_at is not null
+                or (
+                    e.reference, e.omie_codigo, e.document, e.issued_on, e.due_on, e.amount,
+                    e.paid, e.open, e.status, e.paid_on
+                ) is distinct from (
+                    g.reference, g.omie_codigo, g.document, g.issued_on, g.due_on, g.amount,
+                    g.paid, g.open, g.status, g.paid_on
+                )
+            )
+    ),
+
     stored as (
         insert into public.erp_receivables as e (
             org_id, title_number, reference, omie_codigo, document, issued_on, due_on, amount,
             paid, open, status, paid_on, synced_at
         )
         select
-            merge_erp_receivables.org, g.code, g.reference, g.omie_codigo, g.document,
-            g.issued_on, g.due_on, g.amount, g.paid, g.open, g.status, g.paid_on,
+            merge_erp_receivables.org, c.code, c.reference, c.omie_codigo, c.document,
+            c.issued_on, c.due_on, c.amount, c.paid, c.open, c.status, c.paid_on,
             merge_erp_receivables.moment
-        from given as g
-        where g.reason is null
-        order by g.code
+        from changed as c
+        order by c.code
         on conflict on constraint erp_receivables_org_id_title_number_key do update set
             reference = excluded.reference, omie_codigo = excluded.omie_codigo,
             document = excluded.document, issued_on = excluded.issued_on,
             due_on = excluded.due_on, amount = excluded.amount, paid = excluded.paid,
             open = excluded.open, status = excluded.status, paid_on = excluded.paid_on,
             vanished_at = null, synced_at = excluded.synced_at
-        where
-            e.synced_at <= excluded.synced_at
-            and (
-                e.reference, e.omie_codigo, e.document, e.issued_on, e.due_on, e.amount, e.paid,
-                e.open, e.status, e.paid_on, e.vanished_at
-            ) is distinct from (
-                excluded.reference, excluded.omie_codigo, excluded.document, excluded.issued_on,
-                excluded.due_on, excluded.amount, excluded.paid, excluded.open, excluded.status,
-                excluded.paid_on, null
-            )
+        where e.synced_at <= excluded.synced_at
         returning e.xmax = 0 as is_new
     )
 
@@ -856,12 +896,20 @@ begin
             select from app.erp_sync_rows as r
             where r.org_id = e.org_id and r.sync_id = cancel_vanished_erp_receivables.sync
         )
-        and not exists (
-            select from app.erp_sync_rows as r
+        and (
+            select r.code from app.erp_sync_rows as r
             where
                 r.org_id = e.org_id and r.sync_id = cancel_vanished_erp_receivables.sync
-                and r.list in ('titles', 'movements') and r.code = e.title_number
-        );
+                and r.list = 'titles' and r.code = e.title_number
+            limit 1
+        ) is null
+        and (
+            select r.code from app.erp_sync_rows as r
+            where
+                r.org_id = e.org_id and r.sync_id = cancel_vanished_erp_receivables.sync
+                and r.list = 'movements' and r.code = e.title_number
+            limit 1
+        ) is null;
     get diagnostics v_count = row_count;
     return v_count;
 end;
@@ -874,7 +922,7 @@ comment on function app.cancel_vanished_erp_receivables(uuid, uuid, timestamptz)
 
 create function app.erp_revenue_lines(org uuid, sync uuid)
 returns table (
-    code bigint, basis text, omie_codigo bigint, day date, amount numeric, is_counted boolean,
+    code bigint, basis text, omie_codigo bigint, month date, amount numeric, is_counted boolean,
     reason text
 )
 language sql
@@ -894,7 +942,7 @@ as $$
             app.omie_amount(r.body ->> 'amount') as amount,
             coalesce(nullif(r.body ->> 'nature', ''), 'R') = 'R'
             and app.omie_title_status(r.body ->> 'status') is distinct from 'cancelled' as is_ours,
-            l.month
+            l.since, l.month as until
         from public.erp_sync_log as l
         inner join app.erp_sync_rows as r
             on r.org_id = l.org_id and r.sync_id = l.id and r.list in ('issued', 'receipts')
@@ -902,20 +950,20 @@ as $$
     )
 
     select
-        x.code, x.basis, x.omie_codigo, x.day, x.amount,
-        x.is_ours and app.month_start(x.day) = x.month
-        and not exists (
-            select from app.erp_sync_rows as r
+        x.code, x.basis, x.omie_codigo, app.month_start(x.day), x.amount,
+        x.is_ours and app.month_start(x.day) between x.since and x.until
+        and (
+            select r.code from app.erp_sync_rows as r
             where
                 r.org_id = erp_revenue_lines.org and r.sync_id = erp_revenue_lines.sync
                 and r.list = 'cancelled' and r.code = x.title_number
-        )
-        and not exists (
-            select from public.erp_receivables as e
-            where
-                e.org_id = erp_revenue_lines.org and e.title_number = x.title_number
-                and e.status = 'cancelled'
-        ),
+            limit 1
+        ) is null
+        and (
+            select e.status from public.erp_receivables as e
+            where e.org_id = erp_revenue_lines.org and e.title_number = x.title_number
+            limit 1
+        ) is distinct from 'cancelled',
         case
             when not x.is_ours then null
             when x.day is null then 'date_invalid'
@@ -925,8 +973,9 @@ as $$
     from lines as x
 $$;
 comment on function app.erp_revenue_lines(uuid, uuid) is
-    'Titles issued and receipts that a run has read: each with the basis it counts on and whether '
-    'it counts in the month asked for, by its own date; what is of a cancelled title does not.';
+    'Titles issued and receipts that a run has read: each with the basis it counts on, its month '
+    'by its own date, and whether it counts: not outside of the months asked for, nor of a '
+    'cancelled title.';
 
 create function app.merge_erp_revenue(org uuid, sync uuid, moment timestamptz) returns jsonb
 language sql
@@ -937,16 +986,11 @@ as $$
         select * from app.erp_revenue_lines(org, sync)
     ),
 
-    asked as materialized (
-        select l.month from public.erp_sync_log as l
-        where l.org_id = merge_erp_revenue.org and l.id = merge_erp_revenue.sync
-    ),
-
     totals as materialized (
-        select x.omie_codigo, x.basis, sum(x.amount) as value
+        select x.omie_codigo, x.month, x.basis, sum(x.amount) as value
         from lines as x
         where x.is_counted and x.reason is null
-        group by x.omie_codigo, x.basis
+        group by x.omie_codigo, x.month, x.basis
         having sum(x.amount) <> 0
     ),
 
@@ -955,11 +999,10 @@ as $$
             org_id, month, omie_codigo, basis, value, synced_at
         )
         select
-            merge_erp_revenue.org, a.month, t.omie_codigo, t.basis, t.value,
+            merge_erp_revenue.org, t.month, t.omie_codigo, t.basis, t.value,
             merge_erp_revenue.moment
         from totals as t
-        cross join asked as a
-        order by t.omie_codigo, t.basis
+        order by t.month, t.omie_codigo, t.basis
         on conflict on constraint erp_revenue_snapshot_org_id_month_omie_codigo_basis_key
         do update set value = excluded.value, synced_at = excluded.synced_at
         where s.value is distinct from excluded.value
@@ -968,12 +1011,14 @@ as $$
 
     removed as (
         delete from public.erp_revenue_snapshot as s
-        using asked as a
+        using public.erp_sync_log as l
         where
-            s.org_id = merge_erp_revenue.org and s.month = a.month
+            l.org_id = merge_erp_revenue.org and l.id = merge_erp_revenue.sync
+            and s.org_id = l.org_id and s.month between l.since and l.month
             and not exists (
                 select from totals as t
-                where t.omie_codigo = s.omie_codigo and t.basis = s.basis
+                where
+                    t.omie_codigo = s.omie_codigo and t.month = s.month and t.basis = s.basis
             )
         returning s.id
     ),
@@ -1000,7 +1045,8 @@ as $$
     )
 $$;
 comment on function app.merge_erp_revenue(uuid, uuid, timestamptz) is
-    'Replaces the month''s snapshot, both bases, by the sums per client of what was read.';
+    'Replaces the snapshot of the months asked for, both bases, by the sums per client and month '
+    'of what was read.';
 
 -- 2. Functions: what webhooks tell
 

@@ -684,7 +684,7 @@ def line(code: int, day: str, amount: str, client: int = CODE, **fields: str) ->
 
 def take_revenue(db: Connection, org: Org, **lists: list[dict[str, Any]]) -> dict[str, Any]:
     """Stage and merge the revenue of June."""
-    run = start(db, org, "revenue", month="2026-06-10", run=UUID(int=1))
+    run = start(db, org, "revenue", mode="incremental", month="2026-06-10", run=UUID(int=1))
     for name, rows in lists.items():
         stage(db, run, name, *rows)
     answer: dict[str, Any] = one(
@@ -719,6 +719,55 @@ def test_revenue_is_summed_per_client_on_both_bases_by_the_day_of_each_line(
         ("2026-06-01", CODE, "received", Decimal("0.15")),
         ("2026-06-01", CODE + 1, "issued", Decimal(7)),
     ]
+
+
+def test_a_full_run_of_revenue_reads_twelve_months_each_by_itself(
+    db: Connection, world: World
+) -> None:
+    run = start(db, world.a, "revenue", mode="full", run=UUID(int=1))
+    assert (run["since"], run["month"]) == (date(2025, 7, 1), date(2026, 6, 1)), "up to last month"
+    stage(
+        db, run, "issued",
+        line(1, "30/06/2025", "1"), line(2, "01/07/2025", "2"), line(3, "31/12/2025", "3"),
+        line(4, "30/06/2026", "4"), line(5, "01/07/2026", "5"),
+    )  # fmt: skip
+    answer = one(
+        db, "select app.merge_erp_revenue(%s, %s, %s) as a", run["org_id"], run["id"], run["started_at"]
+    )["a"]  # fmt: skip
+    assert counts(answer) == {"seen": 5, "created": 3, "skipped": 2}
+    finish(db, run)
+    assert [row[0] for row in sorted(snapshot(db, world.a))] == [
+        "2025-07-01",
+        "2025-12-01",
+        "2026-06-01",
+    ]
+    known = "select app.is_erp_month_known(%s, %s) as is_known"
+    for month, is_known in (
+        ("2025-06-01", False),
+        ("2025-08-01", True),
+        ("2026-06-01", True),
+        ("2026-07-01", False),
+    ):
+        assert one(db, known, world.a.org, month)["is_known"] is is_known, month
+    # A later run of one month leaves the others alone.
+    take_revenue(db, world.a, issued=[line(4, "30/06/2026", "40")])
+    assert len(snapshot(db, world.a)) == 3
+
+
+def test_of_a_year_only_months_with_alerts_and_the_last_are_compared(
+    db: Connection, world: World
+) -> None:
+    db.execute("update public.clients set omie_codigo = %s where id = %s", (CODE, world.a.client))
+    take_revenue(db, world.a, issued=[line(1, "02/06/2026", "600")])
+    run = start(db, world.a, "revenue", mode="full", month="2026-07-01", run=UUID(int=1))
+    set_clock(db, "2026-08-02 12:00-03")
+    stage(db, run, "issued", line(2, "02/01/2026", "900"), line(3, "02/07/2026", "700"))
+    db.execute("select app.merge_erp_revenue(%s, %s, app.now())", (run["org_id"], run["id"]))
+    finish(db, run)
+    rows = db.execute(
+        "select month::text, status, billed from public.reconciliation_alerts order by 1"
+    ).fetchall()
+    assert rows == [("2026-06-01", "solved", Decimal(0)), ("2026-07-01", "open", Decimal(700))]
 
 
 def test_what_is_cancelled_counts_on_neither_basis(db: Connection, world: World) -> None:

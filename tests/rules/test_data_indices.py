@@ -610,13 +610,19 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
         " from unnest(array['2030-02-28T12:00-03:00', '2030-03-01T12:00-03:00']) as day",
         (world.a.org, world.a.member("ops")),
     )
+    db.execute(
+        "insert into public.erp_sync_log (org_id, entity, status, started_at, finished_at)"
+        " select %s, 'clients', 'succeeded', day::timestamptz, day::timestamptz"
+        " from unnest(array['2028-02-29T12:00-03:00', '2028-03-01T12:00-03:00']) as day",
+        (world.a.org,),
+    )
     with as_worker(db):
         row = db.execute("select app.run_retention()").fetchone()
     assert row is not None
     counts = row[0]
     assert counts.pop("event_partitions") > 0
     assert counts == {
-        "skipped": False, "erp_revenue_snapshot": 1, "bcb_sync_log": 1, "event_aggregates": 1,
+        "skipped": False, "erp_revenue_snapshot": 1, "erp_sync_log": 1, "bcb_sync_log": 1, "event_aggregates": 1,
         "rate_hits": 1, "notifications": 1, "cron_runs": 2, "webhook_deliveries": 0, "event_retention_months": 24,
     }  # fmt: skip
     assert db.execute("select min(month) from public.erp_revenue_snapshot").fetchone() == (
