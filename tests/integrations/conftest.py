@@ -9,6 +9,7 @@ import stamina
 from psycopg.rows import dict_row
 
 from tests.integrations.messaging import Outside, open_outside
+from tests.integrations.omie import Connected, connected
 
 
 @pytest.fixture
@@ -30,3 +31,10 @@ def outside(own_db_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outsid
     """The services that carry messages, and a person who can be reached at any hour."""
     with open_outside(own_db_url, monkeypatch) as outside:
         yield outside
+
+
+@pytest.fixture
+def omie(own_db_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connected]:
+    """Organisation a and a fake of Omie of its own."""
+    with connected(own_db_url, monkeypatch) as it:
+        yield it

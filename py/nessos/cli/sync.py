@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nessos.cli import output
+from nessos.cli import organization, output
+from nessos.cli.organization import OrgOption
 from nessos.cli.output import DryRunOption, JsonOption
-from nessos.errors import PartialError
+from nessos.errors import NessosError, PartialError, UpstreamError, UsageError
 
 if TYPE_CHECKING:
     from nessos.bcb.sync import Outcome
     from nessos.http import Http
     from nessos.jobs.entrypoint import Pool
+    from nessos.omie.sync import Entity, Mode
 
 app = typer.Typer(help="Fetch data from services outside.", no_args_is_help=True)
 
@@ -84,6 +86,131 @@ def bcb(
             f" ({', '.join(outcome.failures)}), {key} for: {error.message}",
             "what had come is stored; run it again",
         )
+
+
+@app.command()
+def omie(
+    *,
+    org: OrgOption = None,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(help="clients, services, receivables or revenue; may be repeated."),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Read everything, twelve months of revenue, what has vanished."
+        ),
+    ] = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Read what has changed in the ERP: clients, services, titles, revenue of last month.
+
+    Not more often than every five minutes, and not while Omie asks to wait.
+    """
+    import asyncio
+
+    from nessos.db import connect
+    from nessos.omie.sync import ENTITIES
+    from nessos.target import resolve
+
+    if unknown := set(entity or ()) - set(ENTITIES):
+        raise UsageError(f"there is no {min(unknown)}", f"one of {', '.join(ENTITIES)}")
+    with connect(resolve().database_url.get_secret_value()) as connection:
+        found = organization.find(connection, org)
+    wanted = [one for one in ENTITIES if not entity or one in entity]
+    with progress_bar() as report:
+        rows, failures = asyncio.run(
+            _read_omie(
+                found, wanted, mode="full" if full else "incremental", dry_run=dry_run,
+                report=report,
+            )
+        )  # fmt: skip
+    if json:
+        output.as_json(rows)
+    elif rows:
+        _show_runs(rows, f"{found['name']} from Omie" + (" (nothing stored)" if dry_run else ""))
+    for what, error in failures.items():
+        if not rows:
+            raise error
+        raise PartialError(
+            f"{what} failed: {error.message}", "what had come is stored; run it again"
+        )
+    if any(row["status"] == "partial" for row in rows):
+        raise PartialError(
+            "some rows could not be taken",
+            "mend them in Omie: they are read again when they change, or with --full",
+        )
+
+
+async def _read_omie(
+    org: Mapping[str, Any],
+    wanted: Sequence[Entity],
+    *,
+    mode: Mode,
+    dry_run: bool,
+    report: Callable[[int, int, str], None],
+) -> tuple[list[dict[str, Any]], dict[str, NessosError]]:
+    """Read one entity after the other; gives the rows of the log, and what Omie refused."""
+    from dataclasses import replace
+    from uuid import uuid4
+
+    from nessos.omie import jobs
+    from nessos.omie.sync import synchronise
+
+    run_id = uuid4()
+    rows: list[dict[str, Any]] = []
+    failures: dict[str, NessosError] = {}
+    async with services() as (pool, http):
+        app = await jobs.connect(http, pool, org["id"])
+        if app is None:
+            raise UsageError(
+                f"{org['slug']} is not connected with Omie",
+                f"nessos integrations set omie --org {org['slug']}",
+            )
+        for entity in wanted:
+            try:
+                row = await synchronise(
+                    pool,
+                    replace(app, say=output.progress),
+                    run_id=run_id,
+                    entity=entity,
+                    mode=mode,
+                    is_dry_run=dry_run,
+                    tell=lambda what, done, total: report(done, total, what),
+                )
+            except UpstreamError as error:
+                # Omie's limits are per method: the others may still be read.
+                failures[entity] = error
+            else:
+                rows.append(row)
+    return rows, failures
+
+
+def _show_runs(rows: list[dict[str, Any]], title: str) -> None:
+    from nessos.omie.sync import COUNTS
+
+    output.table(
+        title,
+        ["what", "mode", "status", *COUNTS],
+        [
+            [
+                f"{row['entity']} {row['month']:%Y-%m}" if row["month"] else row["entity"],
+                row["mode"],
+                row["status"],
+                *(row[name] for name in COUNTS),
+            ]
+            for row in rows
+        ],
+        right=COUNTS,
+    )
+    for row in rows:
+        if row["error"]:
+            output.say(f"{row['entity']}: {row['error']}")
+    failed = [(row["entity"], one["row"], one["reason"]) for row in rows for one in row["failures"]]
+    if failed:
+        output.table("Rows that failed", ["what", "code in Omie", "reason"], failed)
 
 
 def _number(value: Decimal | None, unit: str) -> str | None:

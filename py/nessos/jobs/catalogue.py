@@ -8,6 +8,7 @@ from cron import jobs as cron
 from nessos import events
 from nessos.bcb import jobs as bcb
 from nessos.messaging import delivery
+from nessos.omie import jobs as omie
 from nessos.webhooks import inbound, outbound
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *events.ENTRYPOINTS,
         *cron.ENTRYPOINTS,
         *bcb.ENTRYPOINTS,
+        *omie.ENTRYPOINTS,
         *inbound.ENTRYPOINTS,
         *outbound.ENTRYPOINTS,
         *delivery.ENTRYPOINTS,

@@ -17,6 +17,7 @@ import psycopg
 from nessos.errors import GiveUpError, RuleError, UpstreamError, from_psycopg
 from nessos.jobs.entrypoint import Entrypoint, Task
 from nessos.messaging import webhooks as messaging
+from nessos.omie import webhook as omie
 from nessos.webhooks import github
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ replay.
 PROCESSORS: Final[Mapping[str, Processor]] = {
     "evolution": messaging.from_evolution,
     "github": github.process,
+    "omie": omie.process,
     "resend": messaging.from_resend,
     "twilio": messaging.from_twilio,
 }

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
+
+from tests.integrations.fakes import server
 
 JsonObject = dict[str, Any]
 
@@ -269,44 +270,16 @@ class FakeOmie:
     @contextlib.contextmanager
     def serving(self) -> Iterator[str]:
         """Serve for the length of a block; gives the address that stands for app.omie.com.br/api/v1."""
-        omie = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-            wbufsize = -1
+        def respond(seen: server.Seen) -> server.Answer:
+            answer = self.answer(seen.method, seen.path, seen.body)
+            headers = {"Content-Type": answer.content_type}
+            if answer.location:
+                headers["Location"] = answer.location
+            return server.Answer(answer.status, answer.body, headers)
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self._send(omie.answer("POST", self.path, body))
-
-            def do_GET(self) -> None:
-                self._send(omie.answer("GET", self.path, b""))
-
-            def _send(self, answer: Answer) -> None:
-                self.send_response(answer.status)
-                self.send_header("Content-Type", answer.content_type)
-                self.send_header("Content-Length", str(len(answer.body)))
-                if answer.location:
-                    self.send_header("Location", answer.location)
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    self.wfile.write(answer.body)
-                    self.wfile.flush()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/api/v1"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with server.FakeServer(respond) as running:
+            yield f"{running.url}/api/v1"
 
     def answer(self, verb: str, path: str, body: bytes) -> Answer:
         """Answer one request."""
@@ -590,8 +563,7 @@ class FakeOmie:
 
 
 def _ok(body: JsonObject) -> Answer:
-    text = json.dumps(_marked(body), ensure_ascii=False)
-    return Answer(200, re.sub(r'"\\u0002([^"]*)"', r"\1", text).encode())
+    return Answer(200, re.sub(r'"\\u0002([^"]*)"', r"\1", json.dumps(_marked(body))).encode())
 
 
 def _marked(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Omie, the ERP: what is read from it, and what its webhooks tell."""
