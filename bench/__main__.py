@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import access, emission, queue, rollup, stack
+from bench import access, emission, omie, queue, rollup, stack
 from bench.subject import Bench
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ SUBJECTS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = {
     "jobs": queue.throughput,
     "fairness": queue.fairness,
     "scheduled": queue.scheduled,
+    "omie": omie.synchronisation,
     "stack": stack.stack,
 }
 
