@@ -298,6 +298,53 @@ comment on function app.stage_erp_rows(uuid, uuid, text, jsonb) is
     'Keeps a page of a list until it is merged: [{code, …}]; a row met again is replaced. Returns '
     '{new, failures}: how many were not there before, and those without a code.';
 
+create function app.is_erp_stranger(org uuid, sync uuid) returns boolean
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    with known as (
+        select l.org_id, l.id as sync_id, array['clients'] as lists, c.omie_codigo as code
+        from public.erp_sync_log as l
+        inner join public.clients as c on c.org_id = l.org_id
+        where
+            l.org_id = is_erp_stranger.org and l.id = is_erp_stranger.sync
+            and l.entity = 'clients' and c.omie_codigo is not null and c.omie_inactive_at is null
+        union all
+        select l.org_id, l.id, array['titles', 'movements'], e.title_number
+        from public.erp_sync_log as l
+        inner join public.erp_receivables as e on e.org_id = l.org_id
+        where
+            l.org_id = is_erp_stranger.org and l.id = is_erp_stranger.sync
+            and l.entity = 'receivables' and e.vanished_at is null
+    )
+
+    select
+        exists (select from known)
+        and exists (
+            select from app.erp_sync_rows as r
+            where r.org_id = is_erp_stranger.org and r.sync_id = is_erp_stranger.sync
+        )
+        and not exists (
+            select from known as k
+            cross join lateral (
+                select r.code from unnest(k.lists) as l (list)
+                cross join lateral (
+                    select r.code from app.erp_sync_rows as r
+                    where
+                        r.org_id = k.org_id and r.sync_id = k.sync_id and r.list = l.list
+                        and r.code = k.code
+                    limit 1
+                ) as r
+                limit 1
+            ) as met
+        )
+$$;
+comment on function app.is_erp_stranger(uuid, uuid) is
+    'Whether a full reading, before it is merged, has met none of all the clients, or titles, that '
+    'are known from the ERP: then it is the ERP of another company.';
+
 create function app.merge_answer(
     after bigint,
     seen bigint,
@@ -1129,7 +1176,7 @@ grant execute on function
 app.next_erp_sync_at(uuid, uuid), app.start_erp_sync(uuid, uuid, text, text, date),
 app.report_erp_sync(uuid, uuid, jsonb),
 app.finish_erp_sync(uuid, uuid, text, jsonb, text, timestamptz),
-app.stage_erp_rows(uuid, uuid, text, jsonb),
+app.stage_erp_rows(uuid, uuid, text, jsonb), app.is_erp_stranger(uuid, uuid),
 app.merge_erp_clients(uuid, uuid, timestamptz, bigint, integer),
 app.vanished_erp_clients(uuid, uuid), app.deactivate_erp_clients(uuid, bigint[], timestamptz),
 app.merge_erp_services(uuid, uuid, timestamptz, bigint, integer),

@@ -250,6 +250,28 @@ def test_an_incremental_run_asks_from_two_days_before_the_last(omie: Connected) 
     assert asked(omie, "ListarClientes")[-1]["filtrar_por_data_de"] == f"{day:%d/%m/%Y}"
 
 
+def test_the_application_of_another_company_is_found_out_before_it_does_harm(
+    omie: Connected,
+) -> None:
+    judged: tuple[sync.Entity, ...] = ("clients", "receivables")
+    client = omie.fake.add_client(1)
+    omie.fake.add_title(1, client, "10")
+    for entity in judged:
+        omie.sync(entity, "full")
+        omie.rest()
+    before = clients(omie), titles(omie)
+    omie.fake.clients.clear()
+    omie.fake.titles.clear()
+    omie.fake.add_title(500, omie.fake.add_client(500), "10")
+    for entity in judged:
+        with pytest.raises(sync.StrangerError, match=f"none of the {entity} known here"):
+            omie.sync(entity, "full")
+        omie.rest()
+    assert (clients(omie), titles(omie)) == before
+    omie.execute("update clients set omie_codigo = null")
+    assert counted(omie.sync("clients", "full")) == {"seen": 1, "created": 1}
+
+
 def test_services_become_service_actions(omie: Connected) -> None:
     code = omie.fake.add_service(1, "Suporte técnico")
     omie.fake.add_service(2, "Antigo", info={"inativo": "S", "dAlt": "02/01/2026"})

@@ -157,7 +157,7 @@ async def _read_omie(
     from uuid import uuid4
 
     from nessos.omie import jobs
-    from nessos.omie.sync import synchronise
+    from nessos.omie.sync import StrangerError, synchronise
 
     run_id = uuid4()
     rows: list[dict[str, Any]] = []
@@ -180,6 +180,8 @@ async def _read_omie(
                     is_dry_run=dry_run,
                     tell=lambda what, done, total: report(done, total, what),
                 )
+            except StrangerError:
+                raise
             except UpstreamError as error:
                 # Omie's limits are per method: the others may still be read.
                 failures[entity] = error

@@ -19,7 +19,7 @@ import structlog
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from nessos.errors import NessosError, RetryError, RuleError, WaitError, from_psycopg
+from nessos.errors import GiveUpError, NessosError, RetryError, RuleError, WaitError, from_psycopg
 from nessos.omie import client, rows
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ _CONFIRMED_AT_ONCE: Final = 50
 _REPORT_EVERY_S: Final = 2.0
 _FAILURES: Final = 100
 _MOVED: Final = "the lists changed while they were read: nothing was taken for vanished"
+
+
+class StrangerError(GiveUpError):
+    """The application is not the one that was read before: another company's, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ async def synchronise(  # noqa: PLR0913 - what a run is made of
 
     Raises:
         RuleError: erp_sync_refused, erp_sync_cooldown or erp_sync_running.
+        StrangerError: A full run met nothing of what is known; nothing was merged.
         UpstreamError: Omie failed; the run is marked failed.
     """
     async with pool.connection() as connection:
@@ -193,6 +198,11 @@ class _Run:
             self.add(await self.ask("merge_erp_revenue", self.row["started_at"]))
             return None
         must_find_vanished = is_full and is_whole and entity != "services"
+        if must_find_vanished and await self.ask("is_erp_stranger"):
+            raise StrangerError(
+                f"none of the {entity} known here is in this application of Omie",
+                "nessos integrations set omie; if the company has moved: docs/operator.md",
+            )
         if must_find_vanished and entity == "clients":
             await self.confirm_vanished()
         await self.merge()
