@@ -1,5 +1,5 @@
 -- Webhooks out: receivers an organisation names are told of its events, in order per entity.
--- Depends on: core, core_access, core_audit, events, jobs.
+-- Depends on: core, core_access, core_audit, events, jobs; at run time on notify.
 -- Asked for by: domain §4 (subscriptions with handler webhook), anchors (webhooks out), Standard
 -- Webhooks.
 
@@ -900,6 +900,17 @@ begin
         if v_reason is not null and v_endpoint.paused_at is null then
             perform app.record_event(org, 'admin', 'webhook_endpoint.paused', 'webhook_endpoint',
                 v_endpoint.id, jsonb_build_object('reason', v_reason));
+            perform app.notify_role(
+                org, 'admin', 'write', 'webhook_endpoint_paused',
+                jsonb_build_object(
+                    'endpoint', coalesce(
+                        nullif(v_endpoint.description, ''),
+                        substring(v_endpoint.url from '^https?://([^/?]+)')
+                    ),
+                    'failing_since', v_endpoint.first_failure_at
+                ),
+                'webhook_endpoint_paused/' || v_endpoint.id || '/' || v_now
+            );
         end if;
         if v_delivery.status = 'exhausted' then
             perform app.record_event(org, 'admin', 'webhook_delivery.exhausted',

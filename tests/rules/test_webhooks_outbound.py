@@ -506,6 +506,12 @@ def test_a_receiver_that_fails_for_a_day_is_paused_and_nothing_is_exhausted(
     assert attempts < 12 * 9
     shift(db, "3 days")
     assert claim(db, world.a, target) == []
+    told = db.execute(
+        "select recipient_id, title from public.notifications where template = 'webhook_endpoint_paused'"
+    ).fetchall()
+    assert sorted(told) == sorted(
+        (world.a.member(role), "Webhook pausado: hooks.rosto.example") for role in ("owner", "admin")
+    )
     assert (
         one(
             db,
