@@ -212,6 +212,87 @@ class PublicBcbRatesSnapshotUpdate(TypedDict):
     value: NotRequired[Annotated[Optional[float], Field(alias="value")]]
 
 
+class PublicBcbSeries(BaseModel):
+    first_on: datetime.date = Field(alias="first_on")
+    frequency: str = Field(alias="frequency")
+    key: str = Field(alias="key")
+    kind: str = Field(alias="kind")
+    name: str = Field(alias="name")
+    series: str = Field(alias="series")
+    source: str = Field(alias="source")
+    unit: str = Field(alias="unit")
+
+
+class PublicBcbSeriesInsert(TypedDict):
+    first_on: Annotated[datetime.date, Field(alias="first_on")]
+    frequency: Annotated[str, Field(alias="frequency")]
+    key: Annotated[str, Field(alias="key")]
+    kind: Annotated[str, Field(alias="kind")]
+    name: Annotated[str, Field(alias="name")]
+    series: Annotated[str, Field(alias="series")]
+    source: Annotated[str, Field(alias="source")]
+    unit: Annotated[str, Field(alias="unit")]
+
+
+class PublicBcbSeriesUpdate(TypedDict):
+    first_on: NotRequired[Annotated[datetime.date, Field(alias="first_on")]]
+    frequency: NotRequired[Annotated[str, Field(alias="frequency")]]
+    key: NotRequired[Annotated[str, Field(alias="key")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    name: NotRequired[Annotated[str, Field(alias="name")]]
+    series: NotRequired[Annotated[str, Field(alias="series")]]
+    source: NotRequired[Annotated[str, Field(alias="source")]]
+    unit: NotRequired[Annotated[str, Field(alias="unit")]]
+
+
+class PublicBcbSyncLog(BaseModel):
+    error: Optional[str] = Field(alias="error")
+    finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
+    from_on: datetime.date = Field(alias="from_on")
+    rows_created: int = Field(alias="rows_created")
+    rows_read: int = Field(alias="rows_read")
+    rows_revised: int = Field(alias="rows_revised")
+    run_id: uuid.UUID = Field(alias="run_id")
+    series: str = Field(alias="series")
+    since: Optional[datetime.date] = Field(alias="since")
+    started_at: datetime.datetime = Field(alias="started_at")
+    status: str = Field(alias="status")
+    stored_to: Optional[datetime.date] = Field(alias="stored_to")
+    to_on: datetime.date = Field(alias="to_on")
+
+
+class PublicBcbSyncLogInsert(TypedDict):
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    from_on: Annotated[datetime.date, Field(alias="from_on")]
+    rows_created: NotRequired[Annotated[int, Field(alias="rows_created")]]
+    rows_read: NotRequired[Annotated[int, Field(alias="rows_read")]]
+    rows_revised: NotRequired[Annotated[int, Field(alias="rows_revised")]]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    series: Annotated[str, Field(alias="series")]
+    since: NotRequired[Annotated[Optional[datetime.date], Field(alias="since")]]
+    started_at: NotRequired[Annotated[datetime.datetime, Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    stored_to: NotRequired[Annotated[Optional[datetime.date], Field(alias="stored_to")]]
+    to_on: Annotated[datetime.date, Field(alias="to_on")]
+
+
+class PublicBcbSyncLogUpdate(TypedDict):
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    from_on: NotRequired[Annotated[datetime.date, Field(alias="from_on")]]
+    rows_created: NotRequired[Annotated[int, Field(alias="rows_created")]]
+    rows_read: NotRequired[Annotated[int, Field(alias="rows_read")]]
+    rows_revised: NotRequired[Annotated[int, Field(alias="rows_revised")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    series: NotRequired[Annotated[str, Field(alias="series")]]
+    since: NotRequired[Annotated[Optional[datetime.date], Field(alias="since")]]
+    started_at: NotRequired[Annotated[datetime.datetime, Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    stored_to: NotRequired[Annotated[Optional[datetime.date], Field(alias="stored_to")]]
+    to_on: NotRequired[Annotated[datetime.date, Field(alias="to_on")]]
+
+
 class PublicBrandAssets(BaseModel):
     content: Optional[str] = Field(alias="content")
     created_at: datetime.datetime = Field(alias="created_at")
@@ -303,6 +384,7 @@ class PublicClients(BaseModel):
     lead_id: Optional[uuid.UUID] = Field(alias="lead_id")
     name: str = Field(alias="name")
     omie_codigo: Optional[int] = Field(alias="omie_codigo")
+    omie_inactive_at: Optional[datetime.datetime] = Field(alias="omie_inactive_at")
     org_id: uuid.UUID = Field(alias="org_id")
     phones: List[str] = Field(alias="phones")
     segment: Optional[str] = Field(alias="segment")
@@ -321,6 +403,9 @@ class PublicClientsInsert(TypedDict):
     lead_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="lead_id")]]
     name: Annotated[str, Field(alias="name")]
     omie_codigo: NotRequired[Annotated[Optional[int], Field(alias="omie_codigo")]]
+    omie_inactive_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="omie_inactive_at")]
+    ]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
     phones: NotRequired[Annotated[List[str], Field(alias="phones")]]
     segment: NotRequired[Annotated[Optional[str], Field(alias="segment")]]
@@ -339,6 +424,9 @@ class PublicClientsUpdate(TypedDict):
     lead_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="lead_id")]]
     name: NotRequired[Annotated[str, Field(alias="name")]]
     omie_codigo: NotRequired[Annotated[Optional[int], Field(alias="omie_codigo")]]
+    omie_inactive_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="omie_inactive_at")]
+    ]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
     phones: NotRequired[Annotated[List[str], Field(alias="phones")]]
     segment: NotRequired[Annotated[Optional[str], Field(alias="segment")]]
@@ -890,11 +978,13 @@ class PublicErpReceivables(BaseModel):
     open: float = Field(alias="open")
     org_id: uuid.UUID = Field(alias="org_id")
     paid: float = Field(alias="paid")
+    paid_on: Optional[datetime.date] = Field(alias="paid_on")
     reference: Optional[str] = Field(alias="reference")
     status: str = Field(alias="status")
     synced_at: datetime.datetime = Field(alias="synced_at")
     title_number: int = Field(alias="title_number")
     updated_at: datetime.datetime = Field(alias="updated_at")
+    vanished_at: Optional[datetime.datetime] = Field(alias="vanished_at")
 
 
 class PublicErpReceivablesInsert(TypedDict):
@@ -909,11 +999,13 @@ class PublicErpReceivablesInsert(TypedDict):
     open: Annotated[float, Field(alias="open")]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
     paid: NotRequired[Annotated[float, Field(alias="paid")]]
+    paid_on: NotRequired[Annotated[Optional[datetime.date], Field(alias="paid_on")]]
     reference: NotRequired[Annotated[Optional[str], Field(alias="reference")]]
     status: Annotated[str, Field(alias="status")]
     synced_at: NotRequired[Annotated[datetime.datetime, Field(alias="synced_at")]]
     title_number: Annotated[int, Field(alias="title_number")]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    vanished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="vanished_at")]]
 
 
 class PublicErpReceivablesUpdate(TypedDict):
@@ -928,11 +1020,13 @@ class PublicErpReceivablesUpdate(TypedDict):
     open: NotRequired[Annotated[float, Field(alias="open")]]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
     paid: NotRequired[Annotated[float, Field(alias="paid")]]
+    paid_on: NotRequired[Annotated[Optional[datetime.date], Field(alias="paid_on")]]
     reference: NotRequired[Annotated[Optional[str], Field(alias="reference")]]
     status: NotRequired[Annotated[str, Field(alias="status")]]
     synced_at: NotRequired[Annotated[datetime.datetime, Field(alias="synced_at")]]
     title_number: NotRequired[Annotated[int, Field(alias="title_number")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    vanished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="vanished_at")]]
 
 
 class PublicErpRevenueSnapshot(BaseModel):
@@ -975,47 +1069,77 @@ class PublicErpRevenueSnapshotUpdate(TypedDict):
 
 
 class PublicErpSyncLog(BaseModel):
+    created: int = Field(alias="created")
     created_at: datetime.datetime = Field(alias="created_at")
+    deactivated: int = Field(alias="deactivated")
     entity: str = Field(alias="entity")
     error: Optional[str] = Field(alias="error")
+    failed: int = Field(alias="failed")
+    failures: JsonValue = Field(alias="failures")
     finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
     id: uuid.UUID = Field(alias="id")
+    mode: str = Field(alias="mode")
     month: Optional[datetime.date] = Field(alias="month")
+    next_at: Optional[datetime.datetime] = Field(alias="next_at")
     org_id: uuid.UUID = Field(alias="org_id")
-    rows_read: int = Field(alias="rows_read")
-    rows_written: int = Field(alias="rows_written")
+    run_id: uuid.UUID = Field(alias="run_id")
+    seen: int = Field(alias="seen")
+    since: Optional[datetime.date] = Field(alias="since")
+    skipped: int = Field(alias="skipped")
     started_at: datetime.datetime = Field(alias="started_at")
     status: str = Field(alias="status")
+    unchanged: int = Field(alias="unchanged")
+    updated: int = Field(alias="updated")
     updated_at: datetime.datetime = Field(alias="updated_at")
 
 
 class PublicErpSyncLogInsert(TypedDict):
+    created: NotRequired[Annotated[int, Field(alias="created")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    deactivated: NotRequired[Annotated[int, Field(alias="deactivated")]]
     entity: Annotated[str, Field(alias="entity")]
     error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    failed: NotRequired[Annotated[int, Field(alias="failed")]]
+    failures: NotRequired[Annotated[JsonValue, Field(alias="failures")]]
     finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    mode: NotRequired[Annotated[str, Field(alias="mode")]]
     month: NotRequired[Annotated[Optional[datetime.date], Field(alias="month")]]
+    next_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_at")]]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
-    rows_read: NotRequired[Annotated[int, Field(alias="rows_read")]]
-    rows_written: NotRequired[Annotated[int, Field(alias="rows_written")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    seen: NotRequired[Annotated[int, Field(alias="seen")]]
+    since: NotRequired[Annotated[Optional[datetime.date], Field(alias="since")]]
+    skipped: NotRequired[Annotated[int, Field(alias="skipped")]]
     started_at: NotRequired[Annotated[datetime.datetime, Field(alias="started_at")]]
     status: NotRequired[Annotated[str, Field(alias="status")]]
+    unchanged: NotRequired[Annotated[int, Field(alias="unchanged")]]
+    updated: NotRequired[Annotated[int, Field(alias="updated")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
 
 class PublicErpSyncLogUpdate(TypedDict):
+    created: NotRequired[Annotated[int, Field(alias="created")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    deactivated: NotRequired[Annotated[int, Field(alias="deactivated")]]
     entity: NotRequired[Annotated[str, Field(alias="entity")]]
     error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    failed: NotRequired[Annotated[int, Field(alias="failed")]]
+    failures: NotRequired[Annotated[JsonValue, Field(alias="failures")]]
     finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    mode: NotRequired[Annotated[str, Field(alias="mode")]]
     month: NotRequired[Annotated[Optional[datetime.date], Field(alias="month")]]
+    next_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_at")]]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
-    rows_read: NotRequired[Annotated[int, Field(alias="rows_read")]]
-    rows_written: NotRequired[Annotated[int, Field(alias="rows_written")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    seen: NotRequired[Annotated[int, Field(alias="seen")]]
+    since: NotRequired[Annotated[Optional[datetime.date], Field(alias="since")]]
+    skipped: NotRequired[Annotated[int, Field(alias="skipped")]]
     started_at: NotRequired[Annotated[datetime.datetime, Field(alias="started_at")]]
     status: NotRequired[Annotated[str, Field(alias="status")]]
+    unchanged: NotRequired[Annotated[int, Field(alias="unchanged")]]
+    updated: NotRequired[Annotated[int, Field(alias="updated")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
 
@@ -1050,6 +1174,7 @@ class PublicEventSubscriptions(BaseModel):
     config: JsonValue = Field(alias="config")
     created_at: datetime.datetime = Field(alias="created_at")
     created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    endpoint_id: Optional[uuid.UUID] = Field(alias="endpoint_id")
     handler: str = Field(alias="handler")
     id: uuid.UUID = Field(alias="id")
     is_active: bool = Field(alias="is_active")
@@ -1063,6 +1188,7 @@ class PublicEventSubscriptionsInsert(TypedDict):
     config: NotRequired[Annotated[JsonValue, Field(alias="config")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    endpoint_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="endpoint_id")]]
     handler: Annotated[str, Field(alias="handler")]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
@@ -1076,6 +1202,7 @@ class PublicEventSubscriptionsUpdate(TypedDict):
     config: NotRequired[Annotated[JsonValue, Field(alias="config")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    endpoint_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="endpoint_id")]]
     handler: NotRequired[Annotated[str, Field(alias="handler")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
@@ -1255,6 +1382,42 @@ class PublicIndicatorsUpdate(TypedDict):
     source: NotRequired[Annotated[str, Field(alias="source")]]
     unit: NotRequired[Annotated[Optional[str], Field(alias="unit")]]
     value: NotRequired[Annotated[float, Field(alias="value")]]
+
+
+class PublicIntegrationCredentials(BaseModel):
+    ciphertext: bytes = Field(alias="ciphertext")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    key_id: str = Field(alias="key_id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    provider: str = Field(alias="provider")
+    status: str = Field(alias="status")
+    stored_at: datetime.datetime = Field(alias="stored_at")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicIntegrationCredentialsInsert(TypedDict):
+    ciphertext: Annotated[bytes, Field(alias="ciphertext")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    key_id: Annotated[str, Field(alias="key_id")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    provider: Annotated[str, Field(alias="provider")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    stored_at: NotRequired[Annotated[datetime.datetime, Field(alias="stored_at")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicIntegrationCredentialsUpdate(TypedDict):
+    ciphertext: NotRequired[Annotated[bytes, Field(alias="ciphertext")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    key_id: NotRequired[Annotated[str, Field(alias="key_id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    provider: NotRequired[Annotated[str, Field(alias="provider")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    stored_at: NotRequired[Annotated[datetime.datetime, Field(alias="stored_at")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
 
 class PublicInvitations(BaseModel):
@@ -1609,6 +1772,144 @@ class PublicModuleEventsUpdate(TypedDict):
     request_id: NotRequired[Annotated[Optional[str], Field(alias="request_id")]]
     schema_version: NotRequired[Annotated[int, Field(alias="schema_version")]]
     xid: NotRequired[Annotated[PgCatalogXid8, Field(alias="xid")]]
+
+
+class PublicNotificationAttempts(BaseModel):
+    address: Optional[str] = Field(alias="address")
+    channel: str = Field(alias="channel")
+    created_at: datetime.datetime = Field(alias="created_at")
+    delivered_at: Optional[datetime.datetime] = Field(alias="delivered_at")
+    error_detail: Optional[str] = Field(alias="error_detail")
+    error_key: Optional[str] = Field(alias="error_key")
+    failed_at: Optional[datetime.datetime] = Field(alias="failed_at")
+    id: uuid.UUID = Field(alias="id")
+    notification_id: uuid.UUID = Field(alias="notification_id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    provider_message_id: Optional[str] = Field(alias="provider_message_id")
+    read_at: Optional[datetime.datetime] = Field(alias="read_at")
+    sent_at: Optional[datetime.datetime] = Field(alias="sent_at")
+    status: str = Field(alias="status")
+    tried_at: Optional[datetime.datetime] = Field(alias="tried_at")
+    tries: int = Field(alias="tries")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicNotificationAttemptsInsert(TypedDict):
+    address: NotRequired[Annotated[Optional[str], Field(alias="address")]]
+    channel: Annotated[str, Field(alias="channel")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    delivered_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="delivered_at")]]
+    error_detail: NotRequired[Annotated[Optional[str], Field(alias="error_detail")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    failed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="failed_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    notification_id: Annotated[uuid.UUID, Field(alias="notification_id")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    provider_message_id: NotRequired[Annotated[Optional[str], Field(alias="provider_message_id")]]
+    read_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="read_at")]]
+    sent_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="sent_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    tried_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="tried_at")]]
+    tries: NotRequired[Annotated[int, Field(alias="tries")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicNotificationAttemptsUpdate(TypedDict):
+    address: NotRequired[Annotated[Optional[str], Field(alias="address")]]
+    channel: NotRequired[Annotated[str, Field(alias="channel")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    delivered_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="delivered_at")]]
+    error_detail: NotRequired[Annotated[Optional[str], Field(alias="error_detail")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    failed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="failed_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    notification_id: NotRequired[Annotated[uuid.UUID, Field(alias="notification_id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    provider_message_id: NotRequired[Annotated[Optional[str], Field(alias="provider_message_id")]]
+    read_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="read_at")]]
+    sent_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="sent_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    tried_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="tried_at")]]
+    tries: NotRequired[Annotated[int, Field(alias="tries")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicNotificationPreferences(BaseModel):
+    channels: List[str] = Field(alias="channels")
+    created_at: datetime.datetime = Field(alias="created_at")
+    muted_categories: List[str] = Field(alias="muted_categories")
+    org_id: uuid.UUID = Field(alias="org_id")
+    quiet_from: Optional[datetime.time] = Field(alias="quiet_from")
+    quiet_until: Optional[datetime.time] = Field(alias="quiet_until")
+    time_zone: Optional[str] = Field(alias="time_zone")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    user_id: uuid.UUID = Field(alias="user_id")
+
+
+class PublicNotificationPreferencesInsert(TypedDict):
+    channels: NotRequired[Annotated[List[str], Field(alias="channels")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    muted_categories: NotRequired[Annotated[List[str], Field(alias="muted_categories")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    quiet_from: NotRequired[Annotated[Optional[datetime.time], Field(alias="quiet_from")]]
+    quiet_until: NotRequired[Annotated[Optional[datetime.time], Field(alias="quiet_until")]]
+    time_zone: NotRequired[Annotated[Optional[str], Field(alias="time_zone")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    user_id: Annotated[uuid.UUID, Field(alias="user_id")]
+
+
+class PublicNotificationPreferencesUpdate(TypedDict):
+    channels: NotRequired[Annotated[List[str], Field(alias="channels")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    muted_categories: NotRequired[Annotated[List[str], Field(alias="muted_categories")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    quiet_from: NotRequired[Annotated[Optional[datetime.time], Field(alias="quiet_from")]]
+    quiet_until: NotRequired[Annotated[Optional[datetime.time], Field(alias="quiet_until")]]
+    time_zone: NotRequired[Annotated[Optional[str], Field(alias="time_zone")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    user_id: NotRequired[Annotated[uuid.UUID, Field(alias="user_id")]]
+
+
+class PublicNotifications(BaseModel):
+    body: str = Field(alias="body")
+    created_at: datetime.datetime = Field(alias="created_at")
+    data: JsonValue = Field(alias="data")
+    id: uuid.UUID = Field(alias="id")
+    idempotency_key: str = Field(alias="idempotency_key")
+    link: Optional[str] = Field(alias="link")
+    org_id: uuid.UUID = Field(alias="org_id")
+    read_at: Optional[datetime.datetime] = Field(alias="read_at")
+    recipient_id: uuid.UUID = Field(alias="recipient_id")
+    template: str = Field(alias="template")
+    title: str = Field(alias="title")
+
+
+class PublicNotificationsInsert(TypedDict):
+    body: Annotated[str, Field(alias="body")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    data: Annotated[JsonValue, Field(alias="data")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: Annotated[str, Field(alias="idempotency_key")]
+    link: NotRequired[Annotated[Optional[str], Field(alias="link")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    read_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="read_at")]]
+    recipient_id: Annotated[uuid.UUID, Field(alias="recipient_id")]
+    template: Annotated[str, Field(alias="template")]
+    title: Annotated[str, Field(alias="title")]
+
+
+class PublicNotificationsUpdate(TypedDict):
+    body: NotRequired[Annotated[str, Field(alias="body")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    data: NotRequired[Annotated[JsonValue, Field(alias="data")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[str, Field(alias="idempotency_key")]]
+    link: NotRequired[Annotated[Optional[str], Field(alias="link")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    read_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="read_at")]]
+    recipient_id: NotRequired[Annotated[uuid.UUID, Field(alias="recipient_id")]]
+    template: NotRequired[Annotated[str, Field(alias="template")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
 
 
 class PublicOrgRolePermissions(BaseModel):
@@ -2739,6 +3040,33 @@ class PublicTrainingGapsUpdate(TypedDict):
     user_id: NotRequired[Annotated[uuid.UUID, Field(alias="user_id")]]
 
 
+class PublicUndeliverableAddresses(BaseModel):
+    address: str = Field(alias="address")
+    channel: str = Field(alias="channel")
+    created_at: datetime.datetime = Field(alias="created_at")
+    id: uuid.UUID = Field(alias="id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    reason: str = Field(alias="reason")
+
+
+class PublicUndeliverableAddressesInsert(TypedDict):
+    address: Annotated[str, Field(alias="address")]
+    channel: Annotated[str, Field(alias="channel")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    reason: Annotated[str, Field(alias="reason")]
+
+
+class PublicUndeliverableAddressesUpdate(TypedDict):
+    address: NotRequired[Annotated[str, Field(alias="address")]]
+    channel: NotRequired[Annotated[str, Field(alias="channel")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    reason: NotRequired[Annotated[str, Field(alias="reason")]]
+
+
 class PublicUpsellAlerts(BaseModel):
     contract_id: uuid.UUID = Field(alias="contract_id")
     created_at: datetime.datetime = Field(alias="created_at")
@@ -2779,6 +3107,286 @@ class PublicUpsellAlertsUpdate(TypedDict):
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
     used: NotRequired[Annotated[float, Field(alias="used")]]
     used_pct: NotRequired[Annotated[float, Field(alias="used_pct")]]
+
+
+class PublicWebhookAttempts(BaseModel):
+    attempted_at: datetime.datetime = Field(alias="attempted_at")
+    delivery_id: uuid.UUID = Field(alias="delivery_id")
+    duration_ms: int = Field(alias="duration_ms")
+    error: Optional[str] = Field(alias="error")
+    id: uuid.UUID = Field(alias="id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    status_code: Optional[int] = Field(alias="status_code")
+
+
+class PublicWebhookAttemptsInsert(TypedDict):
+    attempted_at: NotRequired[Annotated[datetime.datetime, Field(alias="attempted_at")]]
+    delivery_id: Annotated[uuid.UUID, Field(alias="delivery_id")]
+    duration_ms: Annotated[int, Field(alias="duration_ms")]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    status_code: NotRequired[Annotated[Optional[int], Field(alias="status_code")]]
+
+
+class PublicWebhookAttemptsUpdate(TypedDict):
+    attempted_at: NotRequired[Annotated[datetime.datetime, Field(alias="attempted_at")]]
+    delivery_id: NotRequired[Annotated[uuid.UUID, Field(alias="delivery_id")]]
+    duration_ms: NotRequired[Annotated[int, Field(alias="duration_ms")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    status_code: NotRequired[Annotated[Optional[int], Field(alias="status_code")]]
+
+
+class PublicWebhookDeliveries(BaseModel):
+    attempts: int = Field(alias="attempts")
+    claim_expires_at: Optional[datetime.datetime] = Field(alias="claim_expires_at")
+    created_at: datetime.datetime = Field(alias="created_at")
+    delivered_at: Optional[datetime.datetime] = Field(alias="delivered_at")
+    endpoint_id: uuid.UUID = Field(alias="endpoint_id")
+    entity_key: str = Field(alias="entity_key")
+    event_id: uuid.UUID = Field(alias="event_id")
+    event_type: str = Field(alias="event_type")
+    first_attempt_at: Optional[datetime.datetime] = Field(alias="first_attempt_at")
+    id: uuid.UUID = Field(alias="id")
+    is_behind: bool = Field(alias="is_behind")
+    is_test: bool = Field(alias="is_test")
+    last_error: Optional[str] = Field(alias="last_error")
+    last_status_code: Optional[int] = Field(alias="last_status_code")
+    next_attempt_at: datetime.datetime = Field(alias="next_attempt_at")
+    org_id: uuid.UUID = Field(alias="org_id")
+    payload: str = Field(alias="payload")
+    sequence: int = Field(alias="sequence")
+    status: str = Field(alias="status")
+
+
+class PublicWebhookDeliveriesInsert(TypedDict):
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    claim_expires_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="claim_expires_at")]
+    ]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    delivered_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="delivered_at")]]
+    endpoint_id: Annotated[uuid.UUID, Field(alias="endpoint_id")]
+    entity_key: Annotated[str, Field(alias="entity_key")]
+    event_id: Annotated[uuid.UUID, Field(alias="event_id")]
+    event_type: Annotated[str, Field(alias="event_type")]
+    first_attempt_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="first_attempt_at")]
+    ]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_behind: NotRequired[Annotated[bool, Field(alias="is_behind")]]
+    is_test: NotRequired[Annotated[bool, Field(alias="is_test")]]
+    last_error: NotRequired[Annotated[Optional[str], Field(alias="last_error")]]
+    last_status_code: NotRequired[Annotated[Optional[int], Field(alias="last_status_code")]]
+    next_attempt_at: NotRequired[Annotated[datetime.datetime, Field(alias="next_attempt_at")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    payload: Annotated[str, Field(alias="payload")]
+    sequence: Annotated[int, Field(alias="sequence")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicWebhookDeliveriesUpdate(TypedDict):
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    claim_expires_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="claim_expires_at")]
+    ]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    delivered_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="delivered_at")]]
+    endpoint_id: NotRequired[Annotated[uuid.UUID, Field(alias="endpoint_id")]]
+    entity_key: NotRequired[Annotated[str, Field(alias="entity_key")]]
+    event_id: NotRequired[Annotated[uuid.UUID, Field(alias="event_id")]]
+    event_type: NotRequired[Annotated[str, Field(alias="event_type")]]
+    first_attempt_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="first_attempt_at")]
+    ]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_behind: NotRequired[Annotated[bool, Field(alias="is_behind")]]
+    is_test: NotRequired[Annotated[bool, Field(alias="is_test")]]
+    last_error: NotRequired[Annotated[Optional[str], Field(alias="last_error")]]
+    last_status_code: NotRequired[Annotated[Optional[int], Field(alias="last_status_code")]]
+    next_attempt_at: NotRequired[Annotated[datetime.datetime, Field(alias="next_attempt_at")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    payload: NotRequired[Annotated[str, Field(alias="payload")]]
+    sequence: NotRequired[Annotated[int, Field(alias="sequence")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicWebhookEndpoints(BaseModel):
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    description: str = Field(alias="description")
+    first_failure_at: Optional[datetime.datetime] = Field(alias="first_failure_at")
+    id: uuid.UUID = Field(alias="id")
+    last_success_at: Optional[datetime.datetime] = Field(alias="last_success_at")
+    next_probe_at: Optional[datetime.datetime] = Field(alias="next_probe_at")
+    org_id: uuid.UUID = Field(alias="org_id")
+    paused_at: Optional[datetime.datetime] = Field(alias="paused_at")
+    paused_reason: Optional[str] = Field(alias="paused_reason")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    url: str = Field(alias="url")
+
+
+class PublicWebhookEndpointsInsert(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    description: NotRequired[Annotated[str, Field(alias="description")]]
+    first_failure_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="first_failure_at")]
+    ]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_success_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="last_success_at")]
+    ]
+    next_probe_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_probe_at")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    paused_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="paused_at")]]
+    paused_reason: NotRequired[Annotated[Optional[str], Field(alias="paused_reason")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    url: Annotated[str, Field(alias="url")]
+
+
+class PublicWebhookEndpointsUpdate(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    description: NotRequired[Annotated[str, Field(alias="description")]]
+    first_failure_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="first_failure_at")]
+    ]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_success_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="last_success_at")]
+    ]
+    next_probe_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_probe_at")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    paused_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="paused_at")]]
+    paused_reason: NotRequired[Annotated[Optional[str], Field(alias="paused_reason")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    url: NotRequired[Annotated[str, Field(alias="url")]]
+
+
+class PublicWebhookEvents(BaseModel):
+    account: str = Field(alias="account")
+    attempts: int = Field(alias="attempts")
+    byte_count: int = Field(alias="byte_count")
+    event_key: str = Field(alias="event_key")
+    headers: JsonValue = Field(alias="headers")
+    id: uuid.UUID = Field(alias="id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    outcome: Optional[str] = Field(alias="outcome")
+    processed_at: Optional[datetime.datetime] = Field(alias="processed_at")
+    provider: str = Field(alias="provider")
+    received_at: datetime.datetime = Field(alias="received_at")
+    source_id: uuid.UUID = Field(alias="source_id")
+    status: str = Field(alias="status")
+
+
+class PublicWebhookEventsInsert(TypedDict):
+    account: Annotated[str, Field(alias="account")]
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    byte_count: Annotated[int, Field(alias="byte_count")]
+    event_key: Annotated[str, Field(alias="event_key")]
+    headers: Annotated[JsonValue, Field(alias="headers")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    outcome: NotRequired[Annotated[Optional[str], Field(alias="outcome")]]
+    processed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="processed_at")]]
+    provider: Annotated[str, Field(alias="provider")]
+    received_at: NotRequired[Annotated[datetime.datetime, Field(alias="received_at")]]
+    source_id: Annotated[uuid.UUID, Field(alias="source_id")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicWebhookEventsUpdate(TypedDict):
+    account: NotRequired[Annotated[str, Field(alias="account")]]
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    byte_count: NotRequired[Annotated[int, Field(alias="byte_count")]]
+    event_key: NotRequired[Annotated[str, Field(alias="event_key")]]
+    headers: NotRequired[Annotated[JsonValue, Field(alias="headers")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    outcome: NotRequired[Annotated[Optional[str], Field(alias="outcome")]]
+    processed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="processed_at")]]
+    provider: NotRequired[Annotated[str, Field(alias="provider")]]
+    received_at: NotRequired[Annotated[datetime.datetime, Field(alias="received_at")]]
+    source_id: NotRequired[Annotated[uuid.UUID, Field(alias="source_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicWebhookSources(BaseModel):
+    account: str = Field(alias="account")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    id: uuid.UUID = Field(alias="id")
+    last_used_at: Optional[datetime.datetime] = Field(alias="last_used_at")
+    org_id: uuid.UUID = Field(alias="org_id")
+    provider: str = Field(alias="provider")
+    rate_per_minute: int = Field(alias="rate_per_minute")
+    revoked_at: Optional[datetime.datetime] = Field(alias="revoked_at")
+    token_hash: bytes = Field(alias="token_hash")
+    token_prefix: str = Field(alias="token_prefix")
+
+
+class PublicWebhookSourcesInsert(TypedDict):
+    account: NotRequired[Annotated[str, Field(alias="account")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_used_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="last_used_at")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    provider: Annotated[str, Field(alias="provider")]
+    rate_per_minute: NotRequired[Annotated[int, Field(alias="rate_per_minute")]]
+    revoked_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="revoked_at")]]
+    token_hash: Annotated[bytes, Field(alias="token_hash")]
+    token_prefix: Annotated[str, Field(alias="token_prefix")]
+
+
+class PublicWebhookSourcesUpdate(TypedDict):
+    account: NotRequired[Annotated[str, Field(alias="account")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_used_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="last_used_at")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    provider: NotRequired[Annotated[str, Field(alias="provider")]]
+    rate_per_minute: NotRequired[Annotated[int, Field(alias="rate_per_minute")]]
+    revoked_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="revoked_at")]]
+    token_hash: NotRequired[Annotated[bytes, Field(alias="token_hash")]]
+    token_prefix: NotRequired[Annotated[str, Field(alias="token_prefix")]]
+
+
+class PublicBcbSeriesStatus(BaseModel):
+    buy: Optional[float] = Field(alias="buy")
+    frequency: str = Field(alias="frequency")
+    is_late: Optional[bool] = Field(alias="is_late")
+    key: str = Field(alias="key")
+    kind: str = Field(alias="kind")
+    last_on: Optional[datetime.date] = Field(alias="last_on")
+    name: str = Field(alias="name")
+    sell: Optional[float] = Field(alias="sell")
+    series: str = Field(alias="series")
+    source: str = Field(alias="source")
+    sync_error: Optional[str] = Field(alias="sync_error")
+    sync_started_at: Optional[datetime.datetime] = Field(alias="sync_started_at")
+    sync_status: Optional[str] = Field(alias="sync_status")
+    synced_at: Optional[datetime.datetime] = Field(alias="synced_at")
+    unit: str = Field(alias="unit")
+    value: Optional[float] = Field(alias="value")
+
+
+class PublicCronRuns(BaseModel):
+    attempts: int = Field(alias="attempts")
+    error: Optional[str] = Field(alias="error")
+    finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
+    id: uuid.UUID = Field(alias="id")
+    job: str = Field(alias="job")
+    org_id: Optional[uuid.UUID] = Field(alias="org_id")
+    outcome: Optional[str] = Field(alias="outcome")
+    rows: Optional[int] = Field(alias="rows")
+    scheduled_at: datetime.datetime = Field(alias="scheduled_at")
+    started_at: Optional[datetime.datetime] = Field(alias="started_at")
+    status: str = Field(alias="status")
 
 
 class PublicCurrentPolicies(BaseModel):
@@ -2822,6 +3430,23 @@ class PublicOpenJobs(BaseModel):
     org_id: uuid.UUID = Field(alias="org_id")
     slug: str = Field(alias="slug")
     title: str = Field(alias="title")
+
+
+class PublicOutboundCalls(BaseModel):
+    account_hash: str = Field(alias="account_hash")
+    attempt: int = Field(alias="attempt")
+    bytes: Optional[int] = Field(alias="bytes")
+    called_at: datetime.datetime = Field(alias="called_at")
+    duration_ms: int = Field(alias="duration_ms")
+    error_kind: Optional[str] = Field(alias="error_kind")
+    id: uuid.UUID = Field(alias="id")
+    idempotency_hash: Optional[str] = Field(alias="idempotency_hash")
+    method: str = Field(alias="method")
+    operation: str = Field(alias="operation")
+    org_id: Optional[uuid.UUID] = Field(alias="org_id")
+    outcome: str = Field(alias="outcome")
+    provider: str = Field(alias="provider")
+    status: Optional[int] = Field(alias="status")
 
 
 class PublicPublicServices(BaseModel):

@@ -221,7 +221,120 @@ export type Database = {
           "updated_at"?: string;
           "value"?: number | null;
         };
+        Relationships: [
+          {
+            foreignKeyName: "bcb_rates_snapshot_series_fkey";
+            columns: ["series"];
+            isOneToOne: false;
+            referencedRelation: "bcb_series";
+            referencedColumns: ["series"];
+          },
+          {
+            foreignKeyName: "bcb_rates_snapshot_series_fkey";
+            columns: ["series"];
+            isOneToOne: false;
+            referencedRelation: "bcb_series_status";
+            referencedColumns: ["series"];
+          },
+        ];
+      };
+      "bcb_series": {
+        Row: {
+          "first_on": string;
+          "frequency": string;
+          "key": string;
+          "kind": string;
+          "name": string;
+          "series": string;
+          "source": string;
+          "unit": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "first_on": string;
+          "frequency": string;
+          "key": string;
+          "kind": string;
+          "name": string;
+          "series": string;
+          "source": string;
+          "unit": string;
+        };
+        Update: {
+          "first_on"?: string;
+          "frequency"?: string;
+          "key"?: string;
+          "kind"?: string;
+          "name"?: string;
+          "series"?: string;
+          "source"?: string;
+          "unit"?: string;
+        };
         Relationships: [];
+      };
+      "bcb_sync_log": {
+        Row: {
+          "error": string | null;
+          "finished_at": string | null;
+          "from_on": string;
+          "rows_created": number;
+          "rows_read": number;
+          "rows_revised": number;
+          "run_id": string;
+          "series": string;
+          "since": string | null;
+          "started_at": string;
+          "status": string;
+          "stored_to": string | null;
+          "to_on": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "error"?: string | null;
+          "finished_at"?: string | null;
+          "from_on": string;
+          "rows_created"?: number;
+          "rows_read"?: number;
+          "rows_revised"?: number;
+          "run_id": string;
+          "series": string;
+          "since"?: string | null;
+          "started_at"?: string;
+          "status"?: string;
+          "stored_to"?: string | null;
+          "to_on": string;
+        };
+        Update: {
+          "error"?: string | null;
+          "finished_at"?: string | null;
+          "from_on"?: string;
+          "rows_created"?: number;
+          "rows_read"?: number;
+          "rows_revised"?: number;
+          "run_id"?: string;
+          "series"?: string;
+          "since"?: string | null;
+          "started_at"?: string;
+          "status"?: string;
+          "stored_to"?: string | null;
+          "to_on"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "bcb_sync_log_series_fkey";
+            columns: ["series"];
+            isOneToOne: false;
+            referencedRelation: "bcb_series";
+            referencedColumns: ["series"];
+          },
+          {
+            foreignKeyName: "bcb_sync_log_series_fkey";
+            columns: ["series"];
+            isOneToOne: false;
+            referencedRelation: "bcb_series_status";
+            referencedColumns: ["series"];
+          },
+        ];
       };
       "brand_assets": {
         Row: {
@@ -340,6 +453,7 @@ export type Database = {
           "lead_id": string | null;
           "name": string;
           "omie_codigo": number | null;
+          "omie_inactive_at": string | null;
           "org_id": string;
           "phones": (string)[];
           "segment": string | null;
@@ -358,6 +472,7 @@ export type Database = {
           "lead_id"?: string | null;
           "name": string;
           "omie_codigo"?: number | null;
+          "omie_inactive_at"?: string | null;
           "org_id": string;
           "phones"?: (string)[];
           "segment"?: string | null;
@@ -375,6 +490,7 @@ export type Database = {
           "lead_id"?: string | null;
           "name"?: string;
           "omie_codigo"?: number | null;
+          "omie_inactive_at"?: string | null;
           "org_id"?: string;
           "phones"?: (string)[];
           "segment"?: string | null;
@@ -1138,11 +1254,13 @@ export type Database = {
           "open": number;
           "org_id": string;
           "paid": number;
+          "paid_on": string | null;
           "reference": string | null;
           "status": string;
           "synced_at": string;
           "title_number": number;
           "updated_at": string;
+          "vanished_at": string | null;
         };
         ComputedFields: never;
         Insert: {
@@ -1157,11 +1275,13 @@ export type Database = {
           "open": number;
           "org_id": string;
           "paid"?: number;
+          "paid_on"?: string | null;
           "reference"?: string | null;
           "status": string;
           "synced_at"?: string;
           "title_number": number;
           "updated_at"?: string;
+          "vanished_at"?: string | null;
         };
         Update: {
           "amount"?: number;
@@ -1175,11 +1295,13 @@ export type Database = {
           "open"?: number;
           "org_id"?: string;
           "paid"?: number;
+          "paid_on"?: string | null;
           "reference"?: string | null;
           "status"?: string;
           "synced_at"?: string;
           "title_number"?: number;
           "updated_at"?: string;
+          "vanished_at"?: string | null;
         };
         Relationships: [
           {
@@ -1255,46 +1377,76 @@ export type Database = {
       };
       "erp_sync_log": {
         Row: {
+          "created": number;
           "created_at": string;
+          "deactivated": number;
           "entity": string;
           "error": string | null;
+          "failed": number;
+          "failures": NonNullable<Json>;
           "finished_at": string | null;
           "id": string;
+          "mode": string;
           "month": string | null;
+          "next_at": string | null;
           "org_id": string;
-          "rows_read": number;
-          "rows_written": number;
+          "run_id": string;
+          "seen": number;
+          "since": string | null;
+          "skipped": number;
           "started_at": string;
           "status": string;
+          "unchanged": number;
+          "updated": number;
           "updated_at": string;
         };
         ComputedFields: never;
         Insert: {
+          "created"?: number;
           "created_at"?: string;
+          "deactivated"?: number;
           "entity": string;
           "error"?: string | null;
+          "failed"?: number;
+          "failures"?: NonNullable<Json>;
           "finished_at"?: string | null;
           "id"?: string;
+          "mode"?: string;
           "month"?: string | null;
+          "next_at"?: string | null;
           "org_id": string;
-          "rows_read"?: number;
-          "rows_written"?: number;
+          "run_id"?: string;
+          "seen"?: number;
+          "since"?: string | null;
+          "skipped"?: number;
           "started_at"?: string;
           "status"?: string;
+          "unchanged"?: number;
+          "updated"?: number;
           "updated_at"?: string;
         };
         Update: {
+          "created"?: number;
           "created_at"?: string;
+          "deactivated"?: number;
           "entity"?: string;
           "error"?: string | null;
+          "failed"?: number;
+          "failures"?: NonNullable<Json>;
           "finished_at"?: string | null;
           "id"?: string;
+          "mode"?: string;
           "month"?: string | null;
+          "next_at"?: string | null;
           "org_id"?: string;
-          "rows_read"?: number;
-          "rows_written"?: number;
+          "run_id"?: string;
+          "seen"?: number;
+          "since"?: string | null;
+          "skipped"?: number;
           "started_at"?: string;
           "status"?: string;
+          "unchanged"?: number;
+          "updated"?: number;
           "updated_at"?: string;
         };
         Relationships: [
@@ -1348,6 +1500,7 @@ export type Database = {
           "config": NonNullable<Json>;
           "created_at": string;
           "created_by": string | null;
+          "endpoint_id": string | null;
           "handler": string;
           "id": string;
           "is_active": boolean;
@@ -1361,6 +1514,7 @@ export type Database = {
           "config"?: NonNullable<Json>;
           "created_at"?: string;
           "created_by"?: string | null;
+          "endpoint_id"?: string | null;
           "handler": string;
           "id"?: string;
           "is_active"?: boolean;
@@ -1373,6 +1527,7 @@ export type Database = {
           "config"?: NonNullable<Json>;
           "created_at"?: string;
           "created_by"?: string | null;
+          "endpoint_id"?: string | null;
           "handler"?: string;
           "id"?: string;
           "is_active"?: boolean;
@@ -1382,6 +1537,13 @@ export type Database = {
           "updated_at"?: string;
         };
         Relationships: [
+          {
+            foreignKeyName: "event_subscriptions_endpoint_id_fkey";
+            columns: ["org_id", "endpoint_id"];
+            isOneToOne: false;
+            referencedRelation: "webhook_endpoints";
+            referencedColumns: ["org_id", "id"];
+          },
           {
             foreignKeyName: "event_subscriptions_org_id_fkey";
             columns: ["org_id"];
@@ -1608,6 +1770,51 @@ export type Database = {
           },
           {
             foreignKeyName: "indicators_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "integration_credentials": {
+        Row: {
+          "ciphertext": string;
+          "created_at": string;
+          "created_by": string | null;
+          "key_id": string;
+          "org_id": string;
+          "provider": string;
+          "status": string;
+          "stored_at": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "ciphertext": string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "key_id": string;
+          "org_id": string;
+          "provider": string;
+          "status"?: string;
+          "stored_at"?: string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "ciphertext"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "key_id"?: string;
+          "org_id"?: string;
+          "provider"?: string;
+          "status"?: string;
+          "stored_at"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "integration_credentials_org_id_fkey";
             columns: ["org_id"];
             isOneToOne: false;
             referencedRelation: "organizations";
@@ -2121,6 +2328,185 @@ export type Database = {
             columns: ["org_id"];
             isOneToOne: false;
             referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "notification_attempts": {
+        Row: {
+          "address": string | null;
+          "channel": string;
+          "created_at": string;
+          "delivered_at": string | null;
+          "error_detail": string | null;
+          "error_key": string | null;
+          "failed_at": string | null;
+          "id": string;
+          "notification_id": string;
+          "org_id": string;
+          "provider_message_id": string | null;
+          "read_at": string | null;
+          "sent_at": string | null;
+          "status": string;
+          "tried_at": string | null;
+          "tries": number;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "address"?: string | null;
+          "channel": string;
+          "created_at"?: string;
+          "delivered_at"?: string | null;
+          "error_detail"?: string | null;
+          "error_key"?: string | null;
+          "failed_at"?: string | null;
+          "id"?: string;
+          "notification_id": string;
+          "org_id": string;
+          "provider_message_id"?: string | null;
+          "read_at"?: string | null;
+          "sent_at"?: string | null;
+          "status"?: string;
+          "tried_at"?: string | null;
+          "tries"?: number;
+          "updated_at"?: string;
+        };
+        Update: {
+          "address"?: string | null;
+          "channel"?: string;
+          "created_at"?: string;
+          "delivered_at"?: string | null;
+          "error_detail"?: string | null;
+          "error_key"?: string | null;
+          "failed_at"?: string | null;
+          "id"?: string;
+          "notification_id"?: string;
+          "org_id"?: string;
+          "provider_message_id"?: string | null;
+          "read_at"?: string | null;
+          "sent_at"?: string | null;
+          "status"?: string;
+          "tried_at"?: string | null;
+          "tries"?: number;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "notification_attempts_org_id_notification_id_fkey";
+            columns: ["org_id", "notification_id"];
+            isOneToOne: false;
+            referencedRelation: "notifications";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "notification_preferences": {
+        Row: {
+          "channels": (string)[];
+          "created_at": string;
+          "muted_categories": (string)[];
+          "org_id": string;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "time_zone": string | null;
+          "updated_at": string;
+          "user_id": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "channels"?: (string)[];
+          "created_at"?: string;
+          "muted_categories"?: (string)[];
+          "org_id": string;
+          "quiet_from"?: string | null;
+          "quiet_until"?: string | null;
+          "time_zone"?: string | null;
+          "updated_at"?: string;
+          "user_id": string;
+        };
+        Update: {
+          "channels"?: (string)[];
+          "created_at"?: string;
+          "muted_categories"?: (string)[];
+          "org_id"?: string;
+          "quiet_from"?: string | null;
+          "quiet_until"?: string | null;
+          "time_zone"?: string | null;
+          "updated_at"?: string;
+          "user_id"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "notification_preferences_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "notification_preferences_user_id_fkey";
+            columns: ["user_id"];
+            isOneToOne: false;
+            referencedRelation: "profiles";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "notifications": {
+        Row: {
+          "body": string;
+          "created_at": string;
+          "data": NonNullable<Json>;
+          "id": string;
+          "idempotency_key": string;
+          "link": string | null;
+          "org_id": string;
+          "read_at": string | null;
+          "recipient_id": string;
+          "template": string;
+          "title": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "body": string;
+          "created_at"?: string;
+          "data": NonNullable<Json>;
+          "id"?: string;
+          "idempotency_key": string;
+          "link"?: string | null;
+          "org_id": string;
+          "read_at"?: string | null;
+          "recipient_id": string;
+          "template": string;
+          "title": string;
+        };
+        Update: {
+          "body"?: string;
+          "created_at"?: string;
+          "data"?: NonNullable<Json>;
+          "id"?: string;
+          "idempotency_key"?: string;
+          "link"?: string | null;
+          "org_id"?: string;
+          "read_at"?: string | null;
+          "recipient_id"?: string;
+          "template"?: string;
+          "title"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "notifications_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "notifications_recipient_id_fkey";
+            columns: ["recipient_id"];
+            isOneToOne: false;
+            referencedRelation: "profiles";
             referencedColumns: ["id"];
           },
         ];
@@ -3696,6 +4082,42 @@ export type Database = {
           },
         ];
       };
+      "undeliverable_addresses": {
+        Row: {
+          "address": string;
+          "channel": string;
+          "created_at": string;
+          "id": string;
+          "org_id": string;
+          "reason": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "address": string;
+          "channel": string;
+          "created_at"?: string;
+          "id"?: string;
+          "org_id": string;
+          "reason": string;
+        };
+        Update: {
+          "address"?: string;
+          "channel"?: string;
+          "created_at"?: string;
+          "id"?: string;
+          "org_id"?: string;
+          "reason"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "undeliverable_addresses_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
       "upsell_alerts": {
         Row: {
           "contract_id": string;
@@ -3754,8 +4176,378 @@ export type Database = {
           },
         ];
       };
+      "webhook_attempts": {
+        Row: {
+          "attempted_at": string;
+          "delivery_id": string;
+          "duration_ms": number;
+          "error": string | null;
+          "id": string;
+          "org_id": string;
+          "status_code": number | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempted_at"?: string;
+          "delivery_id": string;
+          "duration_ms": number;
+          "error"?: string | null;
+          "id"?: string;
+          "org_id": string;
+          "status_code"?: number | null;
+        };
+        Update: {
+          "attempted_at"?: string;
+          "delivery_id"?: string;
+          "duration_ms"?: number;
+          "error"?: string | null;
+          "id"?: string;
+          "org_id"?: string;
+          "status_code"?: number | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "webhook_attempts_org_id_delivery_id_fkey";
+            columns: ["org_id", "delivery_id"];
+            isOneToOne: false;
+            referencedRelation: "webhook_deliveries";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "webhook_attempts_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "webhook_deliveries": {
+        Row: {
+          "attempts": number;
+          "claim_expires_at": string | null;
+          "created_at": string;
+          "delivered_at": string | null;
+          "endpoint_id": string;
+          "entity_key": string;
+          "event_id": string;
+          "event_type": string;
+          "first_attempt_at": string | null;
+          "id": string;
+          "is_behind": boolean;
+          "is_test": boolean;
+          "last_error": string | null;
+          "last_status_code": number | null;
+          "next_attempt_at": string;
+          "org_id": string;
+          "payload": string;
+          "sequence": number;
+          "status": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempts"?: number;
+          "claim_expires_at"?: string | null;
+          "created_at"?: string;
+          "delivered_at"?: string | null;
+          "endpoint_id": string;
+          "entity_key": string;
+          "event_id": string;
+          "event_type": string;
+          "first_attempt_at"?: string | null;
+          "id"?: string;
+          "is_behind"?: boolean;
+          "is_test"?: boolean;
+          "last_error"?: string | null;
+          "last_status_code"?: number | null;
+          "next_attempt_at"?: string;
+          "org_id": string;
+          "payload": string;
+          "sequence": number;
+          "status"?: string;
+        };
+        Update: {
+          "attempts"?: number;
+          "claim_expires_at"?: string | null;
+          "created_at"?: string;
+          "delivered_at"?: string | null;
+          "endpoint_id"?: string;
+          "entity_key"?: string;
+          "event_id"?: string;
+          "event_type"?: string;
+          "first_attempt_at"?: string | null;
+          "id"?: string;
+          "is_behind"?: boolean;
+          "is_test"?: boolean;
+          "last_error"?: string | null;
+          "last_status_code"?: number | null;
+          "next_attempt_at"?: string;
+          "org_id"?: string;
+          "payload"?: string;
+          "sequence"?: number;
+          "status"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "webhook_deliveries_org_id_endpoint_id_fkey";
+            columns: ["org_id", "endpoint_id"];
+            isOneToOne: false;
+            referencedRelation: "webhook_endpoints";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "webhook_deliveries_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "webhook_endpoints": {
+        Row: {
+          "created_at": string;
+          "created_by": string | null;
+          "description": string;
+          "first_failure_at": string | null;
+          "id": string;
+          "last_success_at": string | null;
+          "next_probe_at": string | null;
+          "org_id": string;
+          "paused_at": string | null;
+          "paused_reason": string | null;
+          "updated_at": string;
+          "url": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "description"?: string;
+          "first_failure_at"?: string | null;
+          "id"?: string;
+          "last_success_at"?: string | null;
+          "next_probe_at"?: string | null;
+          "org_id": string;
+          "paused_at"?: string | null;
+          "paused_reason"?: string | null;
+          "updated_at"?: string;
+          "url": string;
+        };
+        Update: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "description"?: string;
+          "first_failure_at"?: string | null;
+          "id"?: string;
+          "last_success_at"?: string | null;
+          "next_probe_at"?: string | null;
+          "org_id"?: string;
+          "paused_at"?: string | null;
+          "paused_reason"?: string | null;
+          "updated_at"?: string;
+          "url"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "webhook_endpoints_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "webhook_events": {
+        Row: {
+          "account": string;
+          "attempts": number;
+          "byte_count": number;
+          "event_key": string;
+          "headers": NonNullable<Json>;
+          "id": string;
+          "org_id": string;
+          "outcome": string | null;
+          "processed_at": string | null;
+          "provider": string;
+          "received_at": string;
+          "source_id": string;
+          "status": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "account": string;
+          "attempts"?: number;
+          "byte_count": number;
+          "event_key": string;
+          "headers": NonNullable<Json>;
+          "id"?: string;
+          "org_id": string;
+          "outcome"?: string | null;
+          "processed_at"?: string | null;
+          "provider": string;
+          "received_at"?: string;
+          "source_id": string;
+          "status"?: string;
+        };
+        Update: {
+          "account"?: string;
+          "attempts"?: number;
+          "byte_count"?: number;
+          "event_key"?: string;
+          "headers"?: NonNullable<Json>;
+          "id"?: string;
+          "org_id"?: string;
+          "outcome"?: string | null;
+          "processed_at"?: string | null;
+          "provider"?: string;
+          "received_at"?: string;
+          "source_id"?: string;
+          "status"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "webhook_events_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "webhook_events_org_id_source_id_fkey";
+            columns: ["org_id", "source_id"];
+            isOneToOne: false;
+            referencedRelation: "webhook_sources";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "webhook_sources": {
+        Row: {
+          "account": string;
+          "created_at": string;
+          "created_by": string | null;
+          "id": string;
+          "last_used_at": string | null;
+          "org_id": string;
+          "provider": string;
+          "rate_per_minute": number;
+          "revoked_at": string | null;
+          "token_hash": string;
+          "token_prefix": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "account"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "last_used_at"?: string | null;
+          "org_id": string;
+          "provider": string;
+          "rate_per_minute"?: number;
+          "revoked_at"?: string | null;
+          "token_hash": string;
+          "token_prefix": string;
+        };
+        Update: {
+          "account"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "last_used_at"?: string | null;
+          "org_id"?: string;
+          "provider"?: string;
+          "rate_per_minute"?: number;
+          "revoked_at"?: string | null;
+          "token_hash"?: string;
+          "token_prefix"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "webhook_sources_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
     };
     Views: {
+      "bcb_series_status": {
+        Row: {
+          "buy": number | null;
+          "frequency": string;
+          "is_late": boolean | null;
+          "key": string;
+          "kind": string;
+          "last_on": string | null;
+          "name": string;
+          "sell": number | null;
+          "series": string;
+          "source": string;
+          "sync_error": string | null;
+          "sync_started_at": string | null;
+          "sync_status": string | null;
+          "synced_at": string | null;
+          "unit": string;
+          "value": number | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+      "cron_runs": {
+        Row: {
+          "attempts": number;
+          "error": string | null;
+          "finished_at": string | null;
+          "id": string;
+          "job": string;
+          "org_id": string | null;
+          "outcome": string | null;
+          "rows": number | null;
+          "scheduled_at": string;
+          "started_at": string | null;
+          "status": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempts"?: number | null;
+          "error"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string | null;
+          "job"?: string | null;
+          "org_id"?: string | null;
+          "outcome"?: string | null;
+          "rows"?: number | null;
+          "scheduled_at"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string | null;
+        };
+        Update: {
+          "attempts"?: number | null;
+          "error"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string | null;
+          "job"?: string | null;
+          "org_id"?: string | null;
+          "outcome"?: string | null;
+          "rows"?: number | null;
+          "scheduled_at"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "cron_runs_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
       "current_policies": {
         Row: {
           "content_hash": string;
@@ -3892,6 +4684,66 @@ export type Database = {
         Relationships: [
           {
             foreignKeyName: "public_jobs_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "outbound_calls": {
+        Row: {
+          "account_hash": string;
+          "attempt": number;
+          "bytes": number | null;
+          "called_at": string;
+          "duration_ms": number;
+          "error_kind": string | null;
+          "id": string;
+          "idempotency_hash": string | null;
+          "method": string;
+          "operation": string;
+          "org_id": string | null;
+          "outcome": string;
+          "provider": string;
+          "status": number | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "account_hash"?: string | null;
+          "attempt"?: number | null;
+          "bytes"?: number | null;
+          "called_at"?: string | null;
+          "duration_ms"?: number | null;
+          "error_kind"?: string | null;
+          "id"?: string | null;
+          "idempotency_hash"?: string | null;
+          "method"?: string | null;
+          "operation"?: string | null;
+          "org_id"?: string | null;
+          "outcome"?: string | null;
+          "provider"?: string | null;
+          "status"?: number | null;
+        };
+        Update: {
+          "account_hash"?: string | null;
+          "attempt"?: number | null;
+          "bytes"?: number | null;
+          "called_at"?: string | null;
+          "duration_ms"?: number | null;
+          "error_kind"?: string | null;
+          "id"?: string | null;
+          "idempotency_hash"?: string | null;
+          "method"?: string | null;
+          "operation"?: string | null;
+          "org_id"?: string | null;
+          "outcome"?: string | null;
+          "provider"?: string | null;
+          "status"?: number | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "outbound_calls_org_id_fkey";
             columns: ["org_id"];
             isOneToOne: false;
             referencedRelation: "organizations";
@@ -4227,6 +5079,10 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "accumulated": {
+        Args: { "from_date": string; "series": string; "to_date": string };
+        Returns: Record<string, unknown>;
+      };
       "acknowledge_reconciliation_alert": {
         Args: { "alert": string; "note"?: string };
         Returns: {
@@ -4434,9 +5290,37 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "create_webhook_endpoint": {
+        Args: { "description"?: string; "org": string; "patterns": (string)[]; "url": string };
+        Returns: Json;
+      };
+      "create_webhook_source": {
+        Args: { "account"?: string; "org": string; "provider": string };
+        Returns: Json;
+      };
+      "delete_webhook_endpoint": {
+        Args: { "endpoint": string; "org": string };
+        Returns: undefined;
+      };
+      "discard_failed_task": { Args: { "id": number; "reason": string }; Returns: number };
+      "exchange_rate": {
+        Args: { "currency": string; "on_date"?: string };
+        Returns: Record<string, unknown>;
+      };
       "export_report_csv": {
         Args: { "from_day"?: string; "org": string; "report": string; "to_day"?: string };
         Returns: string;
+      };
+      "failed_tasks": {
+        Args: { "after"?: number; "max_rows"?: number; "org": string };
+        Returns: {
+          "attempts": number;
+          "entrypoint": string;
+          "error": string;
+          "failed_at": string;
+          "id": number;
+          "subject": Json;
+        }[];
       };
       "get_cfo_summary": { Args: { "month"?: string; "org": string }; Returns: Json };
       "get_data_dashboard_summary": { Args: { "org": string }; Returns: Json };
@@ -4484,6 +5368,18 @@ export type Database = {
           "relation": string;
         }[];
       };
+      "get_integration_health": {
+        Args: Record<PropertyKey, never>;
+        Returns: {
+          "breaker": string;
+          "error_rate": number;
+          "last_success_at": string;
+          "provider": string;
+          "state": string;
+          "title": string;
+        }[];
+      };
+      "get_notification_preferences": { Args: { "org": string }; Returns: Json };
       "get_organization_profile": { Args: { "org_slug": string }; Returns: Json };
       "get_policy_acceptance_report": {
         Args: { "org": string };
@@ -4497,7 +5393,11 @@ export type Database = {
           "version": number;
         }[];
       };
-      "ingest_indicators": { Args: { "api_key": string; "indicators": Json }; Returns: Json };
+      "get_webhook_credentials": { Args: { "provider": string; "token": string }; Returns: Json };
+      "ingest_indicators": {
+        Args: { "api_key": string; "idempotency_key"?: string; "indicators": Json };
+        Returns: Json;
+      };
       "invite_member": {
         Args: {
           "client_id"?: string;
@@ -4525,6 +5425,21 @@ export type Database = {
           "name": string;
           "starts_on": string;
           "status": string;
+        }[];
+      };
+      "list_integrations": {
+        Args: { "org": string };
+        Returns: {
+          "breaker": string;
+          "calls": number;
+          "errors": number;
+          "key_id": string;
+          "last_success_at": string;
+          "provider": string;
+          "state": string;
+          "status": string;
+          "stored_at": string;
+          "title": string;
         }[];
       };
       "list_members": {
@@ -4599,6 +5514,29 @@ export type Database = {
           "service_action_title": string;
         }[];
       };
+      "mark_all_notifications_read": { Args: { "org": string }; Returns: number };
+      "mark_notification_read": {
+        Args: { "notification": string };
+        Returns: {
+          "body": string;
+          "created_at": string;
+          "data": NonNullable<Json>;
+          "id": string;
+          "idempotency_key": string;
+          "link": string | null;
+          "org_id": string;
+          "read_at": string | null;
+          "recipient_id": string;
+          "template": string;
+          "title": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "notifications";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "mark_playbook_reviewed": {
         Args: { "playbook": string };
         Returns: {
@@ -4627,6 +5565,29 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "pause_webhook_endpoint": {
+        Args: { "endpoint": string; "org": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "description": string;
+          "first_failure_at": string | null;
+          "id": string;
+          "last_success_at": string | null;
+          "next_probe_at": string | null;
+          "org_id": string;
+          "paused_at": string | null;
+          "paused_reason": string | null;
+          "updated_at": string;
+          "url": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "webhook_endpoints";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "publish_policy": {
         Args: { "content": string; "policy": string };
         Returns: {
@@ -4646,6 +5607,17 @@ export type Database = {
           isOneToOne: true;
           isSetofReturn: false;
         };
+      };
+      "receive_webhook": {
+        Args: {
+          "body": string;
+          "event_key": string;
+          "headers": Json;
+          "provider": string;
+          "rejection"?: string;
+          "token": string;
+        };
+        Returns: string;
       };
       "reconcile_erp": {
         Args: { "month": string; "org": string };
@@ -4715,6 +5687,17 @@ export type Database = {
           isOneToOne: false;
           isSetofReturn: true;
         };
+      };
+      "replay_webhook_deliveries": {
+        Args: {
+          "endpoint": string;
+          "events"?: (string)[];
+          "from_at"?: string;
+          "org": string;
+          "statuses"?: (string)[];
+          "to_at"?: string;
+        };
+        Returns: number;
       };
       "report_erp_revenue": {
         Args: { "from_month"?: string; "org": string; "to_month"?: string };
@@ -4798,6 +5781,30 @@ export type Database = {
           "total_cost": number;
         }[];
       };
+      "resume_webhook_endpoint": {
+        Args: { "endpoint": string; "org": string; "skip_backlog"?: boolean };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "description": string;
+          "first_failure_at": string | null;
+          "id": string;
+          "last_success_at": string | null;
+          "next_probe_at": string | null;
+          "org_id": string;
+          "paused_at": string | null;
+          "paused_reason": string | null;
+          "updated_at": string;
+          "url": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "webhook_endpoints";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "retry_failed_task": { Args: { "id": number }; Returns: number };
       "revise_proposal": {
         Args: { "proposal": string };
         Returns: {
@@ -4832,6 +5839,15 @@ export type Database = {
         };
       };
       "revoke_api_key": { Args: { "api_key": string; "org": string }; Returns: undefined };
+      "revoke_webhook_source": {
+        Args: { "org": string; "webhook_source": string };
+        Returns: undefined;
+      };
+      "rotate_webhook_secret": {
+        Args: { "endpoint": string; "grace_hours"?: number; "org": string };
+        Returns: Json;
+      };
+      "send_test_webhook": { Args: { "endpoint": string; "org": string }; Returns: string };
       "set_member_role": {
         Args: {
           "client_id"?: string;
@@ -4857,6 +5873,17 @@ export type Database = {
           isOneToOne: true;
           isSetofReturn: false;
         };
+      };
+      "set_notification_preferences": {
+        Args: {
+          "channels"?: (string)[];
+          "muted_categories"?: (string)[];
+          "org": string;
+          "quiet_from"?: string;
+          "quiet_until"?: string;
+          "time_zone"?: string;
+        };
+        Returns: Json;
       };
       "set_organization_status": {
         Args: { "org": string; "plan"?: string; "status"?: string };
@@ -5049,23 +6076,45 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "update_webhook_endpoint": {
+        Args: {
+          "description"?: string;
+          "endpoint": string;
+          "org": string;
+          "patterns"?: (string)[];
+          "url"?: string;
+        };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "description": string;
+          "first_failure_at": string | null;
+          "id": string;
+          "last_success_at": string | null;
+          "next_probe_at": string | null;
+          "org_id": string;
+          "paused_at": string | null;
+          "paused_reason": string | null;
+          "updated_at": string;
+          "url": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "webhook_endpoints";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "upsert_bcb_rates": {
         Args: { "rates": Json };
         Returns: {
-          "buy": number | null;
-          "created_at": string;
+          "buy": number;
           "date": string;
-          "sell": number | null;
+          "is_new": boolean;
+          "sell": number;
           "series": string;
-          "updated_at": string;
-          "value": number | null;
+          "value": number;
         }[];
-        SetofOptions: {
-          from: "*";
-          to: "bcb_rates_snapshot";
-          isOneToOne: false;
-          isSetofReturn: true;
-        };
       };
       "verify_audit_chain": {
         Args: { "org": string };
