@@ -510,7 +510,8 @@ def test_a_receiver_that_fails_for_a_day_is_paused_and_nothing_is_exhausted(
         "select recipient_id, title from public.notifications where template = 'webhook_endpoint_paused'"
     ).fetchall()
     assert sorted(told) == sorted(
-        (world.a.member(role), "Webhook pausado: hooks.rosto.example") for role in ("owner", "admin")
+        (world.a.member(role), "Webhook pausado: hooks.rosto.example")
+        for role in ("owner", "admin")
     )
     assert (
         one(
