@@ -59,7 +59,7 @@ def test_three_runners_that_come_back_at_once_fire_what_they_missed_once(own_db_
             ).fetchall()
             queued = db.execute(
                 "select count(*), count(distinct dedupe_key) from pgqueuer.pgqueuer"
-                " where entrypoint like 'cron.%'"
+                " where dedupe_key like 'cron/%'"
             ).fetchone()
         orgs = db.execute("select cardinality(app.active_org_ids())").fetchone()
     assert orgs is not None
