@@ -900,17 +900,6 @@ begin
         if v_reason is not null and v_endpoint.paused_at is null then
             perform app.record_event(org, 'admin', 'webhook_endpoint.paused', 'webhook_endpoint',
                 v_endpoint.id, jsonb_build_object('reason', v_reason));
-            perform app.notify_role(
-                org, 'admin', 'write', 'webhook_endpoint_paused',
-                jsonb_build_object(
-                    'endpoint', coalesce(
-                        nullif(v_endpoint.description, ''),
-                        substring(v_endpoint.url from '^https?://([^/?]+)')
-                    ),
-                    'failing_since', v_endpoint.first_failure_at
-                ),
-                'webhook_endpoint_paused/' || v_endpoint.id || '/' || v_now
-            );
         end if;
         if v_delivery.status = 'exhausted' then
             perform app.record_event(org, 'admin', 'webhook_delivery.exhausted',
