@@ -14,29 +14,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
-
 from nessos import http, logs
+from nessos.jobs import connections
 from nessos.omie import client, sync
-
-if TYPE_CHECKING:
-    from nessos.jobs.entrypoint import Pool
 
 
 async def _run(what: str, address: str, org: str, key: str, secret: str) -> dict[str, float]:
-    pool: Pool = AsyncConnectionPool(
-        os.environ["DATABASE_URL"],
-        min_size=0,
-        max_size=4,
-        kwargs={"autocommit": True, "row_factory": dict_row},
-        open=False,
-    )
     totals: dict[str, float] = {"pages": 0, "created": 0, "unchanged": 0}
-    async with pool, http.client(pool) as calls:
+    async with (
+        connections.pool(os.environ["DATABASE_URL"], size=4, name="bench") as pool,
+        http.client(pool) as calls,
+    ):
         omie = client.Omie(
             http=calls,
             url=address,

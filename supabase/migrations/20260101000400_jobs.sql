@@ -20,7 +20,6 @@ comment on table app.job_types is
     'declares retries, time limit and concurrency of each.';
 comment on column app.job_types.latency_class is
     'high_priority: somebody waits for it; low_priority: reports and analytics; default: the rest.';
-
 comment on column app.job_types.is_subscribable is
     'An organisation''s event subscription may ask for it: it takes what '
     'app.enqueue_subscribed_job gives it and does nothing an admin of the organisation may not do.';

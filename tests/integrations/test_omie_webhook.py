@@ -279,7 +279,7 @@ def test_what_concerns_nothing_here_is_ignored(hook: Hook, topic: str) -> None:
     assert hook.waiting() == []
 
 
-@pytest.mark.parametrize("raw", [b"", b"<html>", b"[1]", b"\xff"])
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[1]", b"\xff", b"[" * 100_000])
 def test_a_body_that_omie_never_sends_is_held(hook: Hook, raw: bytes) -> None:
     with pytest.raises(GiveUpError, match="no JSON object"):
         hook.process(hook.arrive(None, raw=raw or b" "))

@@ -1,5 +1,6 @@
 """What the services report of messages: in any order, twice, too early, or about somebody else's."""
 
+import json
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -116,6 +117,14 @@ def test_receipts_of_evolution(outside: Outside, words: tuple[str | int, ...]) -
     assert outside.attempts(notification) == {"whatsapp": "read"}
 
 
+def test_of_several_receipts_the_one_that_moved_says_what_became_of_them(outside: Outside) -> None:
+    notification, key = sent(outside, "whatsapp")
+    several = json.loads(evolution.update(key, "READ"))
+    several["data"] = [several["data"], {**several["data"], "keyId": "3A00AA11"}]
+    assert receive(outside, "evolution", json.dumps(several).encode()) == "moved"
+    assert outside.attempts(notification) == {"whatsapp": "read"}
+
+
 def test_receipts_of_other_peoples_messages_are_ignored(outside: Outside) -> None:
     notification, key = sent(outside, "whatsapp")
     assert receive(outside, "evolution", evolution.update("3A00AA11", "READ")) == "ignored: unknown"
@@ -127,7 +136,9 @@ def test_receipts_of_other_peoples_messages_are_ignored(outside: Outside) -> Non
     assert outside.attempts(notification) == {"whatsapp": "sent"}
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"\xff", b'{"event": "messages.update"}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[1]", b"\xff", b"[" * 100_000, b'{"event": "messages.update"}']
+)
 def test_a_body_that_makes_no_sense_is_ignored(outside: Outside, body: bytes) -> None:
     for provider in ("resend", "evolution", "twilio"):
         assert receive(outside, provider, body) == NOTHING

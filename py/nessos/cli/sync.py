@@ -131,7 +131,8 @@ def omie(
         output.as_json(rows)
     elif rows:
         _show_runs(rows, f"{found['name']} from Omie" + (" (nothing stored)" if dry_run else ""))
-    for what, error in failures.items():
+    if failures:
+        what, error = next(iter(failures.items()))
         if not rows:
             raise error
         raise PartialError(
@@ -228,27 +229,14 @@ async def services() -> AsyncIterator[tuple[Pool, Http]]:
     """
     import logging
 
-    from psycopg.rows import dict_row
-    from psycopg_pool import AsyncConnectionPool
-
     from nessos import logs
-    from nessos.db import APPLICATION
     from nessos.http import client
+    from nessos.jobs import connections
     from nessos.target import resolve
 
     logs.configure(level=logging.WARNING)
-    pool: Pool = AsyncConnectionPool(
-        resolve().database_url.get_secret_value(),
-        min_size=0,
-        max_size=4,
-        kwargs={
-            "autocommit": True,
-            "row_factory": dict_row,
-            "application_name": f"{APPLICATION} cli",
-        },
-        open=False,
-    )
-    async with pool, client(pool) as http:
+    url = resolve().database_url.get_secret_value()
+    async with connections.pool(url, size=4, name="cli") as pool, client(pool) as http:
         yield pool, http
 
 

@@ -39,12 +39,13 @@ select
 """
 
 
-def pool(url: str, *, size: int) -> Pool:
+def pool(url: str, *, size: int, name: str = "job") -> Pool:
     """Make the connections that handlers use; each knows whose job it works for.
 
     Args:
         url: The database.
         size: How many at most.
+        name: What connects; seen in `pg_stat_activity`.
 
     Returns:
         A pool, not yet open: autocommit, rows as dictionaries.
@@ -58,7 +59,7 @@ def pool(url: str, *, size: int) -> Pool:
         kwargs={
             "autocommit": True,
             "row_factory": dict_row,
-            "application_name": f"{APPLICATION} job",
+            "application_name": f"{APPLICATION} {name}",
             **KEEPALIVE,
         },
         open=False,

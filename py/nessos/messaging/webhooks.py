@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -25,7 +24,7 @@ _PATIENCE: Final = timedelta(seconds=15)
 
 async def from_resend(task: Task, event: InboundEvent) -> str:
     """Take an event of Resend: what became of an e-mail."""
-    body = _object(event.body)
+    body = event.json_object() or {}
     prefix, _, name = str(body.get("type")).partition(".")
     data = body.get("data")
     receipt = resend.receipt(name, data) if prefix == "email" and isinstance(data, dict) else None
@@ -58,7 +57,7 @@ async def from_twilio(task: Task, event: InboundEvent) -> str:
 
 async def from_evolution(task: Task, event: InboundEvent) -> str:
     """Take a receipt of Evolution; its other events are not about our messages."""
-    body = _object(event.body)
+    body = event.json_object() or {}
     data = body.get("data")
     said = NOTHING
     if body.get("event") != "messages.update":
@@ -70,7 +69,9 @@ async def from_evolution(task: Task, event: InboundEvent) -> str:
         receipt = evolution.receipt(status) if isinstance(status, str | int) else None
         if receipt is not None:
             message = SentMessage(event.org_id, "whatsapp", str(update.get("keyId")))
-            said = await _take(task, message, receipt)
+            answer = await _take(task, message, receipt)
+            # One that moved says what became of the event, whatever stands beside it.
+            said = answer if said != "moved" else said
     return said
 
 
@@ -85,14 +86,6 @@ async def _take(task: Task, message: SentMessage, receipt: Receipt) -> str:
 async def _run(task: Task, statement: str, *parameters: object) -> None:
     async with task.pool.connection() as connection:
         await connection.execute(statement, parameters)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {}
 
 
 def _uuid(text: object) -> UUID | None:

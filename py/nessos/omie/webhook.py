@@ -8,7 +8,6 @@ Omie follows a quarter of an hour later, not more often, and has the last word.
 from __future__ import annotations
 
 import hmac
-import json
 import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final
@@ -47,11 +46,8 @@ async def process(task: Task, event: InboundEvent) -> str:
     Raises:
         GiveUpError: The body is not what Omie sends.
     """
-    try:
-        body = json.loads(event.body, parse_float=Decimal)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+    body = event.json_object()
+    if body is None:
         raise GiveUpError("the body is no JSON object")
     topic = str(body.get("topic") or "")
     if not topic:
@@ -61,7 +57,9 @@ async def process(task: Task, event: InboundEvent) -> str:
     if values is None:
         return "ignored: not connected"
     key = values["app_key"].get_secret_value()
-    if not hmac.compare_digest(str(body.get("appKey") or "").encode(), key.encode()):
+    if not hmac.compare_digest(
+        str(body.get("appKey") or "").encode(errors="replace"), key.encode()
+    ):
         return "rejected: appKey of another application"
     given = body.get("event")
     told = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, dict)]

@@ -7,9 +7,11 @@ The function `webhook` has checked the signature and stored the request as it ca
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import psycopg
@@ -43,6 +45,18 @@ class InboundEvent:
     headers: Mapping[str, str]
     body: bytes
     received_at: datetime
+
+    def json_object(self) -> dict[str, Any] | None:
+        """Read the body as JSON; fractions come as Decimal.
+
+        Returns:
+            The object; None where it is anything else, or nested beyond reason.
+        """
+        try:
+            value = json.loads(self.body, parse_float=Decimal)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
 
 
 IGNORED: Final = "ignored"
