@@ -1,0 +1,1 @@
+"""Models, and what works with them: the gateway, answers, agents, workflows."""
