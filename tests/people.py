@@ -5,7 +5,7 @@ Every id is derived from its name, so that a test can name a person of an organi
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import SimpleNamespace
@@ -183,11 +183,24 @@ def as_client(
 
 
 @contextlib.contextmanager
-def as_agent(db: Connection, org: Org | UUID | str, **claims: Any) -> Iterator[UUID]:
-    """Act as an AI agent of the organisation: a service account known by claims that only the server sets."""
+def as_agent(
+    db: Connection,
+    org: Org | UUID | str,
+    *,
+    contact: Mapping[str, object] | None = None,
+    **claims: Any,
+) -> Iterator[UUID]:
+    """Act as an AI agent of the organisation, known by claims that only the server sets; gives its id.
+
+    `contact` (client_id, lead_id, session_id) is the customer or visitor it talks to; without it, it works for the company.
+    """
     agent = member_id(org, "agent")
-    metadata = {"agent_id": str(agent), "agent_org_id": str(org_id(org)), **claims}
-    with as_person(db, agent, app_metadata=metadata):
+    metadata: dict[str, Any] = {"agent_id": str(agent), "agent_org_id": str(org_id(org)), **claims}
+    if contact is not None:
+        metadata["agent_contact"] = {
+            key: None if value is None else str(value) for key, value in contact.items()
+        }
+    with acting(db, "authenticated", {"role": "authenticated", "app_metadata": metadata}):
         yield agent
 
 

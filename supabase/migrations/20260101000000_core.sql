@@ -341,13 +341,47 @@ language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    v_id text := app.claims() #>> '{app_metadata,agent_id}';
 begin
-    return (app.claims() #>> '{app_metadata,agent_id}')::uuid;
+    -- A malformed id is an agent still, and nobody: never the person the token may also name.
+    if v_id is not null and not pg_catalog.pg_input_is_valid(v_id, 'uuid') then
+        return '00000000-0000-0000-0000-000000000000';
+    end if;
+    return v_id::uuid;
 end;
 $$;
 comment on function app.agent_id() is
     'The AI agent a request acts as, from app_metadata, which only the server can write; null for '
-    'people.';
+    'people, zeros for a malformed id.';
+
+create function app.agent_claim(variadic path text[]) returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_id text := app.claims() -> 'app_metadata' #>> path;
+begin
+    return case when pg_catalog.pg_input_is_valid(v_id, 'uuid') then v_id::uuid end;
+end;
+$$;
+comment on function app.agent_claim(text[]) is
+    'An id an AI agent''s request carries in app_metadata: agent_org_id, or agent_contact with '
+    'client_id, lead_id or session_id. Null where there is none or it is malformed.';
+
+create function app.serves_contact() returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return app.agent_id() is not null and app.claims() -> 'app_metadata' ? 'agent_contact';
+end;
+$$;
+comment on function app.serves_contact() is
+    'Whether the request is of an AI agent that talks to a customer or visitor: whatever stands in '
+    'agent_contact, such an agent reaches what that contact could reach, and no more.';
 
 create function app.request_header(name text) returns text
 language plpgsql
@@ -486,8 +520,8 @@ app.now(), app.month_start(date), app.raise_error(text, text, text),
 app.normalize(text), app.slugify(text), app.is_slug(text), app.clean_text(text, integer),
 app.is_valid_email(text), app.is_time_zone(text), app.normalize_document(text),
 app.check_digit(text, integer[]), app.is_valid_cpf(text), app.is_valid_cnpj(text),
-app.is_valid_document(text), app.claims(), app.agent_id(), app.request_header(text),
-    app.request_id(),
+app.is_valid_document(text), app.claims(), app.agent_id(), app.agent_claim(text[]),
+app.serves_contact(), app.request_header(text), app.request_id(),
 app.client_address(), app.client_network()
 to anon, authenticated, service_role, analyst;
 

@@ -278,11 +278,18 @@ rows 5
 as $$
 begin
     -- An agent has one role in one organisation, from claims only the server can set, and none of a
-    -- person's.
+    -- person's. Talking to a customer it is what the customer is in the portal; to a visitor, nobody.
     if app.agent_id() is not null then
         return query
-        select o.id, 'agent', null::uuid, o.status from public.organizations as o
-        where o.id = (app.claims() #>> '{app_metadata,agent_org_id}')::uuid;
+        select
+            o.id,
+            case when app.serves_contact() then 'client' else 'agent' end,
+            app.agent_claim('agent_contact', 'client_id'),
+            o.status
+        from public.organizations as o
+        where
+            o.id = app.agent_claim('agent_org_id')
+            and app.agent_id() <> '00000000-0000-0000-0000-000000000000';
         return;
     end if;
     return query
@@ -300,8 +307,8 @@ begin
 end;
 $$;
 comment on function app.caller_roles() is
-    'Organisations of the caller with role, client and status: memberships, an agent''s claims, '
-    'or every organisation for a platform admin.';
+    'Organisations of the caller with role, client and status: memberships, an agent''s claims '
+    '(role client while it serves a contact), or every organisation for a platform admin.';
 
 create function app.caller_orgs(module text, action text, scope text) returns uuid[]
 language plpgsql
@@ -314,6 +321,10 @@ declare
     v_is_any_open boolean;
     v_blocked text;
 begin
+    -- No line of an organisation's own opens a whole module to whoever talks to its agent.
+    if caller_orgs.scope = 'all' and app.serves_contact() then
+        return '{}';
+    end if;
     select
         array_agg(c.org_id) filter (where c.is_open and c.scope = caller_orgs.scope),
         bool_or(c.is_open),
@@ -346,8 +357,9 @@ begin
 end;
 $$;
 comment on function app.caller_orgs(text, text, text) is
-    'Organisations where the caller has the scope. If nothing of the module is left to him only '
-    'because of their status, that is raised.';
+    'Organisations where the caller has the scope; all of a module is never an agent''s that '
+    'serves a contact. If nothing of the module is left to him only because of their status, '
+    'that is raised.';
 
 create function app.org_ids(module text, action text) returns uuid[]
 language plpgsql
@@ -443,7 +455,9 @@ as $$
     inner join public.role_permissions as p on p.role = r.role
     left join public.org_role_permissions as x
         on x.org_id = r.org_id and x.role = r.role and x.module = p.module
-    where r.status <> 'inactive' and coalesce(x.read_scope, p.read_scope) = 'all'
+    where
+        r.status <> 'inactive' and coalesce(x.read_scope, p.read_scope) = 'all'
+        and (p.module = 'public' or not app.serves_contact())
 $$;
 comment on function app.readable_scopes() is
     'What the caller may read in full, as organisation/module; for tables whose rows belong to '
@@ -602,7 +616,8 @@ begin
 end;
 $$;
 comment on function app.stamp_creator() is
-    'Trigger: fires only when a signed-in caller names somebody else as creator, and corrects it.';
+    'Trigger: fires only when a signed-in caller, or an agent, names somebody else as creator, and '
+    'corrects it.';
 
 create function app.guard_member() returns trigger
 language plpgsql
@@ -703,7 +718,8 @@ begin
     if 'created_by' = any (v_columns) then
         execute format(
             'create trigger %I before insert on %s for each row '
-            'when (auth.uid() is not null and new.created_by is distinct from auth.uid()) execute '
+            'when (coalesce(auth.uid(), app.agent_id()) is not null '
+            'and new.created_by is distinct from auth.uid()) execute '
             'function app.stamp_creator()',
             v_table || '_10_stamp_creator', target
         );

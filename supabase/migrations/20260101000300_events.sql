@@ -226,7 +226,7 @@ declare
     v_subscription record;
 begin
     if v_claims is not null then
-        v_agent := (v_claims #>> '{app_metadata,agent_id}')::uuid; -- as app.agent_id
+        v_agent := app.agent_id();
         v_person := auth.uid();
     end if;
     -- This runs for every row written: claims are read once, all lookups are one statement.

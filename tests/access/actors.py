@@ -47,7 +47,8 @@ class Actor:
         elif self.kind == "analyst":
             context = as_analyst(db)
         elif self.kind == "agent":
-            context = as_agent(db, A)
+            contact = {"client_id": self.client} if self.role == "client" else None
+            context = as_agent(db, A, contact=contact)
         else:
             context = as_person(db, self.person)
         with context:
@@ -59,7 +60,10 @@ ACTORS = [
     Actor("anon", "anon"),
     *(Actor(role, "member", A.member(role), A.org, role) for role in MEMBERS),
     Actor("client", "member", A.member("client"), A.org, "client", A.client),
-    Actor("agent", "agent", A.member("agent"), A.org, "agent"),
+    Actor("agent", "agent", org=A.org, role="agent"),
+    # Of the matrix it has what the customer it talks to has in the portal.
+    Actor("agent serving a contact", "agent", org=A.org, role="client", client=A.client),
+    Actor("agent serving a visitor", "agent", org=A.org, role="client"),
     Actor("owner of another organisation", "member", B.member("owner"), B.org, "owner"),
     Actor(
         "client of another organisation", "member", B.member("client"), B.org, "client", B.client

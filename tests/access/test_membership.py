@@ -101,6 +101,121 @@ def test_agent_claims_replace_the_memberships_of_the_person_behind_them(
         assert count(db, "memberships") == 0
 
 
+@pytest.fixture
+def contracts(db: Connection, world: World) -> None:
+    """A contract of each client of each organisation."""
+    for org in (world.a, world.b):
+        for client in (org.client, org.other_client):
+            db.execute(
+                "insert into public.contracts (org_id, client_id, title, starts_on) values (%s, %s, 'SOC', '2026-01-01')",
+                (org.org, client),
+            )
+
+
+@pytest.mark.usefixtures("lead", "contracts")
+def test_an_agent_serving_a_customer_reads_what_the_customer_could(
+    db: Connection, world: World
+) -> None:
+    with as_agent(db, world.a, contact={"client_id": world.a.client}):
+        assert db.execute("select org_id, client_id from public.contracts").fetchall() == [
+            (world.a.org, world.a.client)
+        ]
+        assert db.execute("select id from public.clients").fetchall() == [(world.a.client,)]
+        assert count(db, "leads") == 0
+        assert count(db, "profiles") == 0
+        row = db.execute(
+            "select app.org_ids('crm', 'read'), app.org_ids('sdr', 'write'), app.readable_scopes()"
+        ).fetchone()
+        assert row is not None
+        assert row[:2] == ([], [])
+        assert set(row[2]) <= {f"{world.a.org}/public"}
+
+
+@pytest.mark.usefixtures("lead", "contracts")
+@pytest.mark.parametrize("contact", [{}, {"lead_id": "2c1f9d4e-1111-4111-8111-111111111111"}])
+def test_an_agent_serving_a_visitor_reads_no_row(
+    db: Connection, world: World, contact: dict[str, str]
+) -> None:
+    with as_agent(db, world.a, contact=contact):
+        for table in ("leads", "clients", "contracts", "memberships", "organizations", "profiles"):
+            assert count(db, table) == 0, table
+
+
+@pytest.mark.usefixtures("lead", "contracts")
+def test_a_contact_of_another_organisation_opens_nothing(db: Connection, world: World) -> None:
+    with as_agent(db, world.a, contact={"client_id": world.b.client}):
+        assert count(db, "contracts") == 0
+        assert count(db, "clients") == 0
+
+
+@pytest.mark.usefixtures("lead", "contracts")
+def test_no_line_of_an_organisations_own_opens_a_module_to_whoever_talks_to_its_agent(
+    db: Connection, world: World
+) -> None:
+    with as_member(db, world.a, "admin"):
+        db.execute(
+            "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
+            " select %s, role, module, 'all', 'all' from unnest(array['agent', 'client']) role,"
+            " unnest(array['crm', 'contracts', 'fin', 'ops']) module",
+            (world.a.org,),
+        )
+    with as_agent(db, world.a):
+        assert count(db, "contracts") == 2
+    with as_agent(db, world.a, contact={"client_id": world.a.client}):
+        assert count(db, "leads") == 0
+        assert count(db, "contracts") == 0
+        row = db.execute("select app.readable_scopes()").fetchone()
+        assert row is not None
+        assert set(row[0]) <= {f"{world.a.org}/public"}
+
+
+MALFORMED: list[object] = ["", "x", "' or true --", 7, True, [], {}, {"a": 1}, "0" * 400]
+
+
+@pytest.mark.usefixtures("lead", "contracts")
+@pytest.mark.parametrize("wrong", MALFORMED, ids=repr)
+@pytest.mark.parametrize("key", ["agent_id", "agent_org_id", "agent_contact", "client_id"])
+def test_an_agent_whose_claims_are_malformed_reaches_nothing_and_learns_nothing(
+    db: Connection, world: World, key: str, wrong: object
+) -> None:
+    metadata: dict[str, object] = {
+        "agent_id": str(world.a.member("agent")),
+        "agent_org_id": str(world.a.org),
+    }
+    if key == "client_id":
+        metadata["agent_contact"] = {"client_id": wrong}
+    else:
+        metadata[key] = wrong
+    # Somebody's token stands behind it: what is malformed must not fall back to him.
+    with as_person(db, world.a.member("owner"), app_metadata=metadata):
+        for table in ("leads", "clients", "contracts", "memberships", "module_events"):
+            assert count(db, table) == 0, table
+        row = db.execute("select app.readable_scopes(), app.client_ids()").fetchone()
+        assert row is not None
+        assert set(row[0]) <= {f"{world.a.org}/public"}
+        assert row[1] == []
+        with denied():
+            db.execute(
+                "insert into public.leads (org_id, name, email) values (%s, 'Bia', 'bia@people.test')",
+                (world.a.org,),
+            )
+
+
+def test_an_agent_names_nobody_else_as_creator(db: Connection, world: World) -> None:
+    db.execute(
+        "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
+        " values (%s, 'agent', 'crm', 'all', 'all')",
+        (world.a.org,),
+    )
+    with as_agent(db, world.a):
+        row = db.execute(
+            "insert into public.leads (org_id, name, email, created_by) values (%s, 'Bia', 'bia@people.test', %s)"
+            " returning created_by",
+            (world.a.org, world.a.member("owner")),
+        ).fetchone()
+    assert row == (None,)
+
+
 @pytest.mark.usefixtures("lead")
 def test_an_organisation_replaces_a_line_of_the_matrix_for_itself_only(
     db: Connection, world: World
