@@ -452,7 +452,12 @@ set search_path = ''
 as $$
     select coalesce(array_agg(r.org_id || '/' || p.module), '{}')
     from app.caller_roles() as r
-    inner join public.role_permissions as p on p.role = r.role
+    inner join (
+        select p.role, p.module, p.read_scope from public.role_permissions as p
+        union all
+        -- What every visitor may read, everybody of the organisation may.
+        select o.role, 'public', 'all' from public.roles as o
+    ) as p on p.role = r.role
     left join public.org_role_permissions as x
         on x.org_id = r.org_id and x.role = r.role and x.module = p.module
     where
@@ -460,8 +465,8 @@ as $$
         and (p.module = 'public' or not app.serves_contact())
 $$;
 comment on function app.readable_scopes() is
-    'What the caller may read in full, as organisation/module; for tables whose rows belong to '
-    'different modules.';
+    'What the caller may read in full, as organisation/module, and organisation/public; for '
+    'tables whose rows belong to different modules.';
 
 create function app.colleague_ids() returns uuid[]
 language sql
@@ -827,7 +832,8 @@ insert into public.roles (role, rank, title) values
 ('agent', 1, 'Agente de IA'),
 ('client', 1, 'Cliente');
 
--- Scopes: r reads all, rw reads and writes all, ro reads all and writes own, o and oo own rows.
+-- Scopes: r reads all, rw reads and writes all, ro reads all and writes own, o and oo own rows,
+-- -w writes all and reads none.
 insert into public.role_permissions (role, module, read_scope, write_scope)
 select
     cell.role,
@@ -862,7 +868,12 @@ from (
     ('legal', 'rw', 'rw', '-', '-', '-', '-', 'rw', '-', '-', '-', '-'),
     ('gov', 'rw', 'rw', 'ro', 'ro', 'ro', 'ro', 'rw', 'ro', 'ro', '-', '-'),
     ('data', 'rw', 'rw', 'r', '-', 'r', 'r', '-', '-', '-', '-', '-'),
-    ('notify', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', '-', 'oo')
+    ('notify', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', '-', 'oo'),
+    ('knowledge', 'rw', 'rw', 'rw', 'r', 'rw', 'r', 'r', 'r', 'r', 'r', '-'),
+    ('chat', 'ro', 'ro', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', 'oo', '-', '-'),
+    ('ai', 'rw', 'rw', 'rw', '-', '-', '-', '-', '-', '-', '-', '-'),
+    ('tasks', 'rw', 'rw', 'rw', 'oo', 'rw', 'oo', 'oo', 'oo', 'oo', '-w', '-'),
+    ('workflows', 'rw', 'rw', 'rw', '-', 'r', '-', '-', '-', '-', '-', '-')
 ) as matrix (module, owner, admin, director, sales, ops, finance, legal, people, employee, agent,
     client)
 cross join lateral (

@@ -1,0 +1,1 @@
+"""Knowledge: cutting texts into passages, indexing them, searching, and measuring the search."""

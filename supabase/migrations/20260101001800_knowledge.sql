@@ -1,0 +1,716 @@
+-- Knowledge: what the company has written, cut into passages that search finds and answers cite.
+-- Depends on: core access, jobs, ops_playbooks, growth_site, gov (its sources).
+-- Asked for by: ai design §1; AuZap knowledge_base, ness.OS document_embeddings, Somos' collections.
+
+-- 0. Extension: a hosted project has it to be switched on
+
+create extension if not exists vector with schema extensions;
+
+-- 1. Tables
+
+create table public.knowledge_questions (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    question text not null
+        constraint knowledge_questions_question_check
+            check (length(btrim(question)) between 3 and 500),
+    answer_markdown text not null
+        constraint knowledge_questions_answer_markdown_check
+            check (length(btrim(answer_markdown)) between 1 and 20000),
+    audience text not null default 'internal'
+        constraint knowledge_questions_audience_check check (audience in ('internal', 'public')),
+    tags text[] not null default '{}',
+    is_active boolean not null default true,
+    created_at timestamptz not null default app.now(),
+    created_by uuid default auth.uid(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id)
+);
+comment on table public.knowledge_questions is
+    '[knowledge] Questions people ask and the answer the company gives; each is a document of its '
+    'own. Visitors meet those of audience public in search and chat only.';
+
+create table public.knowledge_files (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    title text not null
+        constraint knowledge_files_title_check check (length(btrim(title)) between 1 and 200),
+    file_name text not null
+        constraint knowledge_files_file_name_check
+            check (file_name ~* '\.(md|txt|pdf)$' and length(file_name) <= 200),
+    content_text text not null
+        constraint knowledge_files_content_text_check
+            check (content_text ~ '\S' and length(content_text) <= 2000000),
+    module text not null default 'ops',
+    audience text not null default 'internal'
+        constraint knowledge_files_audience_check check (audience in ('internal', 'public')),
+    created_at timestamptz not null default app.now(),
+    created_by uuid default auth.uid(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    unique (org_id, file_name)
+);
+comment on table public.knowledge_files is
+    '[knowledge] Files somebody has given to the knowledge (Markdown, text, PDF), as the text that '
+    'was read from them.';
+comment on column public.knowledge_files.module is
+    'Whoever may read this module of the matrix finds the file.';
+
+create table public.knowledge_documents (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    source_type text not null
+        constraint knowledge_documents_source_type_check
+            check (
+                source_type in (
+                    'playbook', 'post', 'case', 'service', 'policy', 'page', 'qa', 'file'
+                )
+            ),
+    source_id uuid not null,
+    title text not null,
+    url text,
+    module text not null,
+    audience text not null
+        constraint knowledge_documents_audience_check check (audience in ('internal', 'public')),
+    scope text not null generated always as (
+        org_id::text || '/' || case audience when 'public' then 'public' else module end
+    ) stored,
+    version integer not null default 1,
+    content_hash text not null,
+    indexed_hash text,
+    embedding_model text,
+    status text not null default 'pending'
+        constraint knowledge_documents_status_check
+            check (status in ('pending', 'indexed', 'failed', 'withdrawn')),
+    error text constraint knowledge_documents_error_check check (length(error) <= 500),
+    created_at timestamptz not null default app.now(),
+    updated_at timestamptz not null default app.now(),
+    primary key (org_id, id),
+    unique (org_id, source_type, source_id)
+);
+comment on table public.knowledge_documents is
+    '[knowledge] What search covers: one row per published source, kept true by triggers on the '
+    'sources. Withdrawn: no longer published; search forgets it in the same transaction.';
+comment on column public.knowledge_documents.source_id is 'Row of the source''s table.';
+comment on column public.knowledge_documents.url is
+    'Path of the source on the site; null for what only members read.';
+comment on column public.knowledge_documents.scope is
+    'What a reader needs: organisation/module of the matrix, or organisation/public.';
+comment on column public.knowledge_documents.content_hash is
+    'SHA-256 of the current title and text; an index of another hash is out of date.';
+comment on column public.knowledge_documents.indexed_hash is
+    'content_hash the passages were cut from; null = never indexed.';
+comment on column public.knowledge_documents.embedding_model is
+    'Model of the passages'' vectors; null = text search only.';
+create index knowledge_documents_stale_idx on public.knowledge_documents (updated_at)
+where status in ('pending', 'failed');
+
+create table app.knowledge_versions (
+    org_id uuid not null,
+    document_id uuid not null,
+    version integer not null,
+    content text not null,
+    content_hash text not null,
+    created_at timestamptz not null default app.now(),
+    primary key (org_id, document_id, version),
+    foreign key (org_id, document_id) references public.knowledge_documents (org_id, id)
+    on delete cascade
+);
+comment on table app.knowledge_versions is
+    '[knowledge] The exact texts of a document, which citations are checked against. Nobody reads '
+    'them over REST: a withdrawn text stays here for the answers that cited it.';
+
+create table public.knowledge_chunks (
+    org_id uuid not null references public.organizations (id) on delete cascade,
+    id uuid not null default gen_random_uuid(),
+    document_id uuid not null,
+    version integer not null,
+    ordinal integer not null,
+    heading_path text not null default '',
+    content text not null,
+    start_char integer not null
+        constraint knowledge_chunks_start_char_check check (start_char >= 0),
+    end_char integer not null,
+    scope text not null,
+    tsv tsvector not null,
+    embedding extensions.halfvec(1536),
+    primary key (org_id, id),
+    unique (org_id, document_id, ordinal),
+    foreign key (org_id, document_id) references public.knowledge_documents (org_id, id)
+    on delete cascade,
+    constraint knowledge_chunks_place_check check (end_char > start_char)
+);
+comment on table public.knowledge_chunks is
+    '[knowledge] Passages of the current version of each document, as search returns them. '
+    'Written by the index job only.';
+comment on column public.knowledge_chunks.heading_path is
+    'Headings the passage stands under, joined by " › ".';
+comment on column public.knowledge_chunks.content is
+    'Exactly characters start_char to end_char (from 0, end excluded) of the version''s text.';
+comment on column public.knowledge_chunks.scope is 'Scope of the document.';
+comment on column public.knowledge_chunks.tsv is
+    'Portuguese full text without accents: title A, headings B, content C.';
+comment on column public.knowledge_chunks.embedding is
+    'Unit vector of the passage; null where no provider of embeddings is connected.';
+create index knowledge_chunks_org_idx on public.knowledge_chunks (org_id, scope);
+create index knowledge_chunks_tsv_idx on public.knowledge_chunks using gin (tsv);
+create index knowledge_chunks_embedding_idx on public.knowledge_chunks
+using hnsw (embedding extensions.halfvec_cosine_ops);
+
+-- 2. Functions: from the sources to documents
+
+create function app.knowledge_source(source_type text, org uuid, source uuid)
+returns table (title text, url text, module text, audience text, content text)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+    case knowledge_source.source_type
+        when 'playbook' then return query
+            select
+                p.title, null::text, 'ops', 'internal',
+                p.content_markdown || coalesce(E'\n\n## Etapas\n\n' || (
+                    select string_agg(
+                        t.sort_order || '. ' || t.title || coalesce(': ' || t.description, ''),
+                        E'\n' order by t.sort_order
+                    )
+                    from public.playbook_tasks as t
+                    where t.org_id = p.org_id and t.playbook_id = p.id
+                ), '')
+            from public.playbooks as p
+            where
+                p.org_id = knowledge_source.org and p.id = knowledge_source.source
+                and p.status = 'published';
+        when 'post' then return query
+            select
+                p.title, '/blog/' || p.slug, 'growth', 'public',
+                concat_ws(E'\n\n', p.excerpt, p.content_markdown)
+            from public.public_posts as p
+            where
+                p.org_id = knowledge_source.org and p.id = knowledge_source.source
+                and p.status = 'published';
+        when 'case' then return query
+            select
+                c.title, '/casos/' || c.slug, 'growth', 'public',
+                concat_ws(E'\n\n', c.summary, c.content_markdown)
+            from public.success_cases as c
+            where
+                c.org_id = knowledge_source.org and c.id = knowledge_source.source
+                and c.is_published;
+        when 'service' then return query
+            select
+                s.name, '/solucoes/' || s.slug, 'growth', 'public',
+                concat_ws(
+                    E'\n\n', s.tagline, s.summary, s.description_markdown, s.target_audience,
+                    (
+                        select string_agg(leaf.value #>> '{}', E'\n\n' order by leaf.place)
+                        from jsonb_path_query(s.content_json, 'strict $.**') with ordinality
+                            as leaf (value, place)
+                        where
+                            jsonb_typeof(leaf.value) = 'string'
+                            and not app.is_link(leaf.value #>> '{}')
+                    )
+                )
+            from public.services_catalog as s
+            where
+                s.org_id = knowledge_source.org and s.id = knowledge_source.source
+                and s.is_active;
+        when 'policy' then return query
+            select
+                p.title, null::text, 'gov', 'internal',
+                concat_ws(E'\n\n', nullif(p.summary, ''), p.content_markdown)
+            from public.current_policies as p
+            where p.org_id = knowledge_source.org and p.policy_id = knowledge_source.source;
+        when 'page' then return query
+            select p.title, '/' || p.slug, 'growth', 'public', p.content_markdown
+            from public.static_pages as p
+            where
+                p.org_id = knowledge_source.org and p.id = knowledge_source.source
+                and p.is_published;
+        when 'qa' then return query
+            select q.question, null::text, 'knowledge', q.audience, q.answer_markdown
+            from public.knowledge_questions as q
+            where
+                q.org_id = knowledge_source.org and q.id = knowledge_source.source
+                and q.is_active;
+        when 'file' then return query
+            select f.title, null::text, f.module, f.audience, f.content_text
+            from public.knowledge_files as f
+            where f.org_id = knowledge_source.org and f.id = knowledge_source.source;
+    end case;
+end;
+$$;
+comment on function app.knowledge_source(text, uuid, uuid) is
+    'A source as search may know it: title, path on the site, who may read it, text in Markdown. '
+    'No row while it is not published.';
+
+create function app.refresh_knowledge_document(source_type text, org uuid, source uuid)
+returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_source record;
+    v_hash text;
+    v_old public.knowledge_documents;
+    v_new public.knowledge_documents;
+begin
+    select * into v_old from public.knowledge_documents as d
+    where
+        d.org_id = refresh_knowledge_document.org
+        and d.source_type = refresh_knowledge_document.source_type
+        and d.source_id = refresh_knowledge_document.source
+    for no key update;
+    select * into v_source
+    from app.knowledge_source(
+        refresh_knowledge_document.source_type, refresh_knowledge_document.org,
+        refresh_knowledge_document.source
+    );
+    if not found or v_source.content !~ '\S' then
+        if v_old.status <> 'withdrawn' then
+            update public.knowledge_documents as d
+            set status = 'withdrawn', indexed_hash = null, embedding_model = null, error = null
+            where d.org_id = v_old.org_id and d.id = v_old.id;
+            delete from public.knowledge_chunks as c
+            where c.org_id = v_old.org_id and c.document_id = v_old.id;
+        end if;
+        return;
+    end if;
+    v_hash := app.text_hash(v_source.title || E'\n' || v_source.content);
+    insert into public.knowledge_documents as d (
+        org_id, source_type, source_id, title, url, module, audience, content_hash
+    ) values (
+        refresh_knowledge_document.org, refresh_knowledge_document.source_type,
+        refresh_knowledge_document.source, v_source.title, v_source.url, v_source.module,
+        v_source.audience, v_hash
+    )
+    on conflict on constraint knowledge_documents_org_id_source_type_source_id_key do update
+    set
+        title = excluded.title, url = excluded.url, module = excluded.module,
+        audience = excluded.audience, content_hash = excluded.content_hash,
+        version = d.version + (d.content_hash <> excluded.content_hash)::integer,
+        status = case
+            when d.indexed_hash = excluded.content_hash then 'indexed' else 'pending'
+        end,
+        error = null
+    where
+        (d.title, d.url, d.module, d.audience, d.content_hash)
+        is distinct from (
+            excluded.title, excluded.url, excluded.module, excluded.audience,
+            excluded.content_hash
+        )
+        or d.status = 'withdrawn'
+    returning d.* into v_new;
+    if v_new.id is null then
+        return; -- nothing that search knows has changed
+    end if;
+    insert into app.knowledge_versions (org_id, document_id, version, content, content_hash)
+    values (v_new.org_id, v_new.id, v_new.version, v_source.content, v_hash)
+    on conflict do nothing;
+    update public.knowledge_chunks as c set scope = v_new.scope
+    where c.org_id = v_new.org_id and c.document_id = v_new.id and c.scope <> v_new.scope;
+    if v_new.status = 'pending' then
+        -- A text that is being edited is indexed once a minute, a new one at once.
+        perform app.enqueue(
+            'knowledge.index',
+            jsonb_build_object('document_id', v_new.id, 'content_hash', v_hash),
+            v_new.org_id, format('knowledge.index/%s/%s', v_new.id, v_hash),
+            case when v_old.status = 'indexed' then interval '60 seconds' else interval '0' end
+        );
+    end if;
+end;
+$$;
+comment on function app.refresh_knowledge_document(text, uuid, uuid) is
+    'Brings the document of a source to what the source says now: new text becomes a version and '
+    'a job, an unpublished source is withdrawn with its passages, an unchanged one is left alone.';
+
+create function app.sync_knowledge() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_row jsonb := to_jsonb(case when tg_op = 'DELETE' then old else new end);
+    v_old jsonb := case when tg_op = 'UPDATE' then to_jsonb(old) end;
+begin
+    -- A cascade from the organisation itself takes the documents along.
+    if tg_op = 'DELETE' and not exists (
+        select from public.organizations as o where o.id = (v_row ->> 'org_id')::uuid
+    ) then
+        return null;
+    end if;
+    perform app.refresh_knowledge_document(
+        tg_argv[0], (v_row ->> 'org_id')::uuid, (v_row ->> tg_argv[1])::uuid
+    );
+    if v_old ->> tg_argv[1] <> v_row ->> tg_argv[1] then
+        perform app.refresh_knowledge_document(
+            tg_argv[0], (v_old ->> 'org_id')::uuid, (v_old ->> tg_argv[1])::uuid
+        );
+    end if;
+    return null;
+end;
+$$;
+comment on function app.sync_knowledge() is
+    'Trigger (source type, column with the source''s id): keeps the document of a source.';
+
+-- 2. Functions: indexing
+
+create function app.store_knowledge_chunks(
+    org uuid, document uuid, content_hash text, model text, chunks jsonb
+) returns boolean
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_document public.knowledge_documents;
+begin
+    update public.knowledge_documents as d
+    set
+        status = 'indexed', indexed_hash = d.content_hash,
+        embedding_model = store_knowledge_chunks.model, error = null
+    where
+        d.org_id = store_knowledge_chunks.org and d.id = store_knowledge_chunks.document
+        and d.content_hash = store_knowledge_chunks.content_hash and d.status <> 'withdrawn'
+    returning d.* into v_document;
+    if v_document.id is null then
+        return false;
+    end if;
+    delete from public.knowledge_chunks as c
+    where c.org_id = v_document.org_id and c.document_id = v_document.id;
+    insert into public.knowledge_chunks (
+        org_id, document_id, version, ordinal, heading_path, content, start_char, end_char, scope,
+        tsv, embedding
+    )
+    select
+        v_document.org_id, v_document.id, v_document.version, given.ordinal, given.heading_path,
+        substr(v.content, given.start_char + 1, given.end_char - given.start_char),
+        given.start_char, given.end_char, v_document.scope,
+        setweight(to_tsvector('portuguese', app.normalize(v_document.title)), 'A')
+        || setweight(to_tsvector('portuguese', app.normalize(given.heading_path)), 'B')
+        || setweight(
+            to_tsvector(
+                'portuguese',
+                app.normalize(
+                    substr(v.content, given.start_char + 1, given.end_char - given.start_char)
+                )
+            ),
+            'C'
+        ),
+        given.embedding
+    from app.knowledge_versions as v
+    cross join lateral jsonb_to_recordset(store_knowledge_chunks.chunks) as given (
+        ordinal integer, heading_path text, start_char integer, end_char integer,
+        embedding extensions.halfvec
+    )
+    where
+        v.org_id = v_document.org_id and v.document_id = v_document.id
+        and v.version = v_document.version;
+    return true;
+end;
+$$;
+comment on function app.store_knowledge_chunks(uuid, uuid, text, text, jsonb) is
+    'Replaces the passages of a document by [{ordinal, heading_path, start_char, end_char, '
+    'embedding}] cut from the text with this hash. False, and nothing changed, when the text is '
+    'another by now or the document was withdrawn.';
+
+create function app.knowledge_text(org uuid, document uuid)
+returns table (title text, content text, content_hash text, indexed_hash text, status text)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select d.title, v.content, d.content_hash, d.indexed_hash, d.status
+    from public.knowledge_documents as d
+    inner join app.knowledge_versions as v
+        on v.org_id = d.org_id and v.document_id = d.id and v.version = d.version
+    where d.org_id = knowledge_text.org and d.id = knowledge_text.document
+$$;
+comment on function app.knowledge_text(uuid, uuid) is
+    'Current text of a document and whether its index is of that text. Worker only.';
+
+create function app.sweep_knowledge(current_model text default null) returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    v_document record;
+    v_found integer := 0;
+begin
+    for v_document in
+        select d.org_id, d.id, d.content_hash
+        from public.knowledge_documents as d
+        where
+            (
+                d.status in ('pending', 'failed')
+                and d.updated_at < app.now() - interval '5 minutes'
+            )
+            or (
+                d.status = 'indexed'
+                and sweep_knowledge.current_model is not null
+                and d.embedding_model is distinct from sweep_knowledge.current_model
+            )
+        order by d.updated_at
+        limit 1000
+    loop
+        if app.enqueue(
+            'knowledge.index',
+            jsonb_build_object(
+                'document_id', v_document.id, 'content_hash', v_document.content_hash
+            ),
+            v_document.org_id,
+            format('knowledge.index/%s/%s', v_document.id, v_document.content_hash)
+        ) is not null then
+            v_found := v_found + 1;
+        end if;
+    end loop;
+    return v_found;
+end;
+$$;
+comment on function app.sweep_knowledge(text) is
+    'Job: enqueues documents whose index is missing, failed, or (given the current model) of '
+    'another model. Returns how many.';
+
+-- 2. Functions: search
+
+create function app.knowledge_query(question text) returns tsquery
+language sql
+immutable
+set search_path = ''
+as $$
+    -- Any word may match: rank and fusion decide. Asking for all words finds nothing for a sentence.
+    select replace(
+        plainto_tsquery('portuguese', app.normalize(question))::text, ' & ', ' | '
+    )::tsquery
+$$;
+comment on function app.knowledge_query(text) is
+    'A question as a Portuguese full text query in which any word may match.';
+
+create function public.search_knowledge(
+    p_org uuid,
+    p_query text,
+    p_embedding extensions.halfvec default null,
+    p_limit integer default 8,
+    p_audience text default 'internal'
+) returns table (
+    chunk_id uuid, document_id uuid, title text, url text, source_type text, heading_path text,
+    content text, score numeric, text_rank integer, vector_rank integer
+)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+    v_query text := app.clean_text(p_query, 2000);
+    v_words tsquery;
+    v_scopes text[];
+    v_depth constant integer := 50;
+    v_k numeric := (app.org_setting(p_org, 'knowledge_rrf_k') #>> '{}')::numeric;
+    v_text_weight numeric := (app.org_setting(p_org, 'knowledge_text_weight') #>> '{}')::numeric;
+    v_vector_weight numeric :=
+        (app.org_setting(p_org, 'knowledge_vector_weight') #>> '{}')::numeric;
+    v_vector_ids uuid[] := '{}';
+begin
+    if v_query is null or p_org is null then
+        perform app.raise_error('bad_input', 'p_org and p_query are needed.', null);
+    elsif p_audience not in ('internal', 'public') then
+        perform app.raise_error('bad_input', 'p_audience is internal or public.', null);
+    end if;
+    v_words := app.knowledge_query(v_query);
+    v_scopes := case
+        when p_audience = 'public' then array[p_org || '/public']
+        else app.readable_scopes()
+    end;
+    if p_embedding is not null then
+        if (
+            select count(*) from (
+                select from public.knowledge_chunks as c
+                where c.org_id = p_org and c.embedding is not null
+                limit 5001
+            ) as few
+        ) <= 5000 then
+            -- Few enough to look at each: exact, whatever share of all tenants they are.
+            v_vector_ids := array(
+                select near.id
+                from (
+                    select c.id, c.embedding operator(extensions.<=>) p_embedding as distance
+                    from public.knowledge_chunks as c
+                    where
+                        c.org_id = p_org and c.scope = any (v_scopes) and c.embedding is not null
+                    offset 0
+                ) as near
+                order by near.distance, near.id
+                limit v_depth
+            );
+        else
+            v_vector_ids := array(
+                select c.id from public.knowledge_chunks as c
+                where c.org_id = p_org and c.scope = any (v_scopes)
+                order by c.embedding operator(extensions.<=>) p_embedding
+                limit v_depth
+            );
+        end if;
+    end if;
+    return query
+    with by_text as (
+        select ranked.id, row_number() over (order by ranked.rank desc, ranked.id) as place
+        from (
+            select c.id, ts_rank_cd('{0.1, 0.4, 0.6, 1.0}', c.tsv, v_words, 1) as rank
+            from public.knowledge_chunks as c
+            where c.org_id = p_org and c.scope = any (v_scopes) and c.tsv @@ v_words
+            order by rank desc, c.id
+            limit v_depth
+        ) as ranked
+    ),
+
+    by_vector as (
+        select near.id, near.place
+        from unnest(v_vector_ids) with ordinality as near (id, place)
+    ),
+
+    fused as (
+        select
+            coalesce(t.id, v.id) as id,
+            coalesce(v_text_weight / (v_k + t.place), 0)
+            + coalesce(v_vector_weight / (v_k + v.place), 0) as score,
+            t.place::integer as text_rank,
+            v.place::integer as vector_rank
+        from by_text as t
+        full join by_vector as v on v.id = t.id
+    ),
+
+    found as (
+        select c.id, c.document_id, c.ordinal, c.heading_path, c.content, f.score, f.text_rank,
+            f.vector_rank
+        from fused as f
+        inner join public.knowledge_chunks as c on c.org_id = p_org and c.id = f.id
+    )
+
+    select
+        f.id, f.document_id, d.title, d.url, d.source_type, f.heading_path, f.content,
+        round(f.score, 6), f.text_rank, f.vector_rank
+    from found as f
+    inner join public.knowledge_documents as d on d.org_id = p_org and d.id = f.document_id
+    -- Neighbours share a sentence and mostly a thought: the better one of a pair stands for both.
+    where not exists (
+        select from found as g
+        where
+            g.document_id = f.document_id and abs(g.ordinal - f.ordinal) = 1
+            and (g.score, f.ordinal) > (f.score, g.ordinal)
+    )
+    order by f.score desc, f.id
+    limit least(greatest(p_limit, 1), 50);
+end;
+$$;
+comment on function public.search_knowledge(uuid, text, extensions.halfvec, integer, text) is
+    'Passages of the organisation''s knowledge that fit a question, best first: reciprocal rank '
+    'fusion of Portuguese full text and, given p_embedding, nearness of meaning. Only what the '
+    'caller may read; visitors and p_audience public: only what is public. At most 50. Errors: '
+    'bad_input.';
+
+-- 3. Triggers
+
+create trigger playbooks_60_knowledge
+after insert or update or delete on public.playbooks
+for each row execute function app.sync_knowledge('playbook', 'id');
+create trigger playbook_tasks_60_knowledge
+after insert or update or delete on public.playbook_tasks
+for each row execute function app.sync_knowledge('playbook', 'playbook_id');
+create trigger public_posts_60_knowledge
+after insert or update or delete on public.public_posts
+for each row execute function app.sync_knowledge('post', 'id');
+create trigger success_cases_60_knowledge
+after insert or update or delete on public.success_cases
+for each row execute function app.sync_knowledge('case', 'id');
+create trigger services_catalog_60_knowledge
+after insert or update or delete on public.services_catalog
+for each row execute function app.sync_knowledge('service', 'id');
+create trigger policies_60_knowledge
+after insert or update or delete on public.policies
+for each row execute function app.sync_knowledge('policy', 'id');
+create trigger policy_versions_60_knowledge
+after insert on public.policy_versions
+for each row execute function app.sync_knowledge('policy', 'policy_id');
+create trigger static_pages_60_knowledge
+after insert or update or delete on public.static_pages
+for each row execute function app.sync_knowledge('page', 'id');
+create trigger knowledge_questions_60_knowledge
+after insert or update or delete on public.knowledge_questions
+for each row execute function app.sync_knowledge('qa', 'id');
+create trigger knowledge_files_60_knowledge
+after insert or update or delete on public.knowledge_files
+for each row execute function app.sync_knowledge('file', 'id');
+
+create trigger knowledge_questions_70_emit
+after insert or update or delete on public.knowledge_questions
+for each row execute function app.emit_event('knowledge', 'question', '', 'audience');
+create trigger knowledge_files_70_emit
+after insert or update or delete on public.knowledge_files
+for each row execute function app.emit_event('knowledge', 'file', '', 'file_name', 'audience');
+
+-- 5. Access
+
+select app.protect_table('public.knowledge_questions', 'knowledge', null);
+select app.protect_table('public.knowledge_files', 'knowledge', null);
+select app.protect_table('public.knowledge_documents', 'knowledge', null, '{}');
+select app.protect_table('public.knowledge_chunks', 'knowledge', null, '{}');
+alter table app.knowledge_versions enable row level security;
+
+create policy knowledge_documents_select on public.knowledge_documents for select to authenticated
+using (scope = any((select app.readable_scopes())::text[]));
+create policy knowledge_chunks_select on public.knowledge_chunks for select to authenticated
+using (scope = any((select app.readable_scopes())::text[]));
+create policy knowledge_documents_select_public on public.knowledge_documents for select to anon
+using (
+    scope = org_id::text || '/public' and status <> 'withdrawn'
+    and org_id <> all((select app.inactive_org_ids())::uuid[])
+);
+create policy knowledge_chunks_select_public on public.knowledge_chunks for select to anon
+using (
+    scope = org_id::text || '/public'
+    and org_id <> all((select app.inactive_org_ids())::uuid[])
+);
+grant select on public.knowledge_documents, public.knowledge_chunks to anon, authenticated;
+
+grant execute on function app.knowledge_query(text) to anon, authenticated, service_role;
+grant execute on function
+public.search_knowledge(uuid, text, extensions.halfvec, integer, text)
+to anon, authenticated, service_role;
+grant execute on function
+app.store_knowledge_chunks(uuid, uuid, text, text, jsonb), app.knowledge_text(uuid, uuid),
+app.sweep_knowledge(text), app.refresh_knowledge_document(text, uuid, uuid)
+to service_role;
+
+-- 6. Reference rows
+
+insert into app.job_types (entrypoint, latency_class, description) values
+('knowledge.index', 'low_priority', 'Cuts a document into passages and stores their vectors.');
+
+insert into app.setting_definitions (key, kind, minimum, maximum, default_value, description) values
+(
+    'knowledge_rrf_k', 'number', 1, 1000, '60',
+    'Constant k of reciprocal rank fusion: the larger, the less the first places weigh.'
+),
+(
+    'knowledge_text_weight', 'number', 0, 10, '1',
+    'Weight of full text in hybrid search.'
+),
+(
+    'knowledge_vector_weight', 'number', 0, 10, '1',
+    'Weight of nearness of meaning in hybrid search.'
+);
+
+insert into app.event_types (module, event_type, description, payload_keys) values
+('knowledge', 'question.created', 'A question and answer was added.', '{audience}'),
+('knowledge', 'question.updated', 'A question and answer changed.', '{audience,changed}'),
+('knowledge', 'question.deleted', 'A question and answer was removed.', '{audience}'),
+('knowledge', 'file.created', 'A file was given to the knowledge.', '{file_name,audience}'),
+('knowledge', 'file.updated', 'A file of the knowledge changed.', '{file_name,audience,changed}'),
+('knowledge', 'file.deleted', 'A file of the knowledge was removed.', '{file_name,audience}');
