@@ -1,6 +1,7 @@
 -- Knowledge: what the company has written, cut into passages that search finds and answers cite.
 -- Depends on: core access, jobs, ops_playbooks, growth_site, gov (its sources).
--- Asked for by: ai design §1; AuZap knowledge_base, ness.OS document_embeddings, Somos' collections.
+-- Asked for by: ai design §1; AuZap knowledge_base, ness.OS document_embeddings, Somos
+-- collections.
 
 -- 0. Extension: a hosted project has it to be switched on
 
@@ -102,6 +103,7 @@ comment on column public.knowledge_documents.indexed_hash is
     'content_hash the passages were cut from; null = never indexed.';
 comment on column public.knowledge_documents.embedding_model is
     'Model of the passages'' vectors; null = text search only.';
+create index knowledge_documents_scope_idx on public.knowledge_documents (scope);
 create index knowledge_documents_stale_idx on public.knowledge_documents (updated_at)
 where status in ('pending', 'failed');
 
@@ -152,7 +154,7 @@ comment on column public.knowledge_chunks.tsv is
     'Portuguese full text without accents: title A, headings B, content C.';
 comment on column public.knowledge_chunks.embedding is
     'Unit vector of the passage; null where no provider of embeddings is connected.';
-create index knowledge_chunks_org_idx on public.knowledge_chunks (org_id, scope);
+create index knowledge_chunks_scope_idx on public.knowledge_chunks (scope);
 create index knowledge_chunks_tsv_idx on public.knowledge_chunks using gin (tsv);
 create index knowledge_chunks_embedding_idx on public.knowledge_chunks
 using hnsw (embedding extensions.halfvec_cosine_ops);
@@ -491,6 +493,21 @@ $$;
 comment on function app.knowledge_query(text) is
     'A question as a Portuguese full text query in which any word may match.';
 
+create function app.knowledge_fusion(org uuid)
+returns table (k numeric, text_weight numeric, vector_weight numeric)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select
+        (app.org_setting(org, 'knowledge_rrf_k') #>> '{}')::numeric,
+        (app.org_setting(org, 'knowledge_text_weight') #>> '{}')::numeric,
+        (app.org_setting(org, 'knowledge_vector_weight') #>> '{}')::numeric
+$$;
+comment on function app.knowledge_fusion(uuid) is
+    'The organisation''s constants of reciprocal rank fusion, which visitors search with too.';
+
 create function public.search_knowledge(
     p_org uuid,
     p_query text,
@@ -512,10 +529,9 @@ declare
     v_words tsquery;
     v_scopes text[];
     v_depth constant integer := 50;
-    v_k numeric := (app.org_setting(p_org, 'knowledge_rrf_k') #>> '{}')::numeric;
-    v_text_weight numeric := (app.org_setting(p_org, 'knowledge_text_weight') #>> '{}')::numeric;
-    v_vector_weight numeric :=
-        (app.org_setting(p_org, 'knowledge_vector_weight') #>> '{}')::numeric;
+    v_k numeric;
+    v_text_weight numeric;
+    v_vector_weight numeric;
     v_vector_ids uuid[] := '{}';
 begin
     if v_query is null or p_org is null then
@@ -524,10 +540,13 @@ begin
         perform app.raise_error('bad_input', 'p_audience is internal or public.', null);
     end if;
     v_words := app.knowledge_query(v_query);
-    v_scopes := case
-        when p_audience = 'public' then array[p_org || '/public']
-        else app.readable_scopes()
-    end;
+    if p_audience = 'public' or current_user = 'anon' then
+        v_scopes := array[p_org || '/public'];
+    else
+        v_scopes := app.readable_scopes();
+    end if;
+    select f.k, f.text_weight, f.vector_weight into v_k, v_text_weight, v_vector_weight
+    from app.knowledge_fusion(p_org) as f;
     if p_embedding is not null then
         if (
             select count(*) from (
@@ -679,7 +698,9 @@ using (
 );
 grant select on public.knowledge_documents, public.knowledge_chunks to anon, authenticated;
 
-grant execute on function app.knowledge_query(text) to anon, authenticated, service_role;
+grant execute on function
+app.knowledge_query(text), app.knowledge_fusion(uuid)
+to anon, authenticated, service_role;
 grant execute on function
 public.search_knowledge(uuid, text, extensions.halfvec, integer, text)
 to anon, authenticated, service_role;

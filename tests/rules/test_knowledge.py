@@ -2,9 +2,7 @@
 
 import json
 
-import pytest
-
-from tests.people import Connection, World, as_anon, as_member, refused
+from tests.people import Connection, World, as_member
 
 
 def publish_playbook(db: Connection, org: object, title: str, text: str) -> str:
@@ -37,13 +35,16 @@ def found(db: Connection, org: object, question: str, audience: str = "internal"
     return [
         row[0]
         for row in db.execute(
-            "select title from search_knowledge(%s, %s, p_audience => %s)", (org, question, audience)
+            "select title from search_knowledge(%s, %s, p_audience => %s)",
+            (org, question, audience),
         ).fetchall()
     ]
 
 
 def test_a_published_playbook_is_found_and_gone_once_archived(db: Connection, world: World) -> None:
-    playbook = publish_playbook(db, world.a.org, "Troca de câmera", "Desligue a energia antes de trocar a câmera.")
+    playbook = publish_playbook(
+        db, world.a.org, "Troca de câmera", "Desligue a energia antes de trocar a câmera."
+    )
     with as_member(db, world.a, "ops"):
         assert found(db, world.a.org, "como trocar câmeras?") == ["Troca de câmera"]
     db.execute("update playbooks set status = 'archived' where id = %s", (playbook,))

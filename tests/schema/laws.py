@@ -230,6 +230,8 @@ def policy_forms(action: str) -> dict[str, re.Pattern[str]]:
         "tenant": tenant,
         "own": f"({caller} and ({tenant} or ({own} and {person})))",
         "portal": f"({caller} and ({tenant} or ({own} and {portal})))",
+        # Rows of one table that belong to different modules carry what a reader needs of the matrix.
+        "scope": "(scope = any ((select app.readable_scopes() as readable_scopes)[]))",
     }
     return {
         name: re.compile(
@@ -549,7 +551,7 @@ def the_comment_of_a_table_begins_with_its_module(db: Connection) -> list[str]:
         db,
         f"select t.schema || '.' || t.name from ({_TABLES}) t where t.relkind in ('r', 'p', 'v', 'm')"
         " and t.schema in ('public', 'app') and not t.relispartition"
-        " and coalesce(obj_description(t.oid, 'pg_class'), '') !~ '^\\[(core|events|jobs|notify|crm|ops|growth|contracts|fin|people|legal|gov|data|time)\\] '",
+        " and coalesce(obj_description(t.oid, 'pg_class'), '') !~ '^\\[(core|events|jobs|notify|crm|ops|growth|contracts|fin|people|legal|gov|data|time|knowledge|chat|ai|tasks|workflows)\\] '",
     )
 
 

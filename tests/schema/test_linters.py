@@ -56,7 +56,8 @@ def test_the_advisors_of_supabase_would_find_a_table_without_row_level_security(
 def test_pgrls_finds_nothing_without_a_reason(empty_db_url: str) -> None:
     status, violations = pgrls(empty_db_url, ROOT / "pgrls.toml")
     loud = [f"{v['rule_id']} {v['location']}" for v in violations if v["severity"] != "info"]
-    assert (status, loud) == (0, [])
+    assert status == 0, "\n".join(loud)
+    assert not loud
 
 
 def test_pgrls_would_find_a_policy_that_lets_everybody_in(own_db_url: str) -> None:

@@ -22,8 +22,9 @@ LIMIT: Final = 1200
 
 _HEADING: Final = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
 _FENCE: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+HEADING_SEPARATOR: Final = " \u203a "  # a single right-pointing angle quotation mark
 _PARAGRAPH: Final = re.compile(r"\n[ \t]*\n\s*")
-_SENTENCE: Final = re.compile(r"(?<=[.!?…:;])[\"'”’)\]]*\s+|\n+")
+_SENTENCE: Final = re.compile(r"(?<=[.!?…:;])[\"'\u201d\u2019)\]]*\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Passage:
     """One stretch of a text.
 
     Attributes:
-        heading_path: The headings it stands under, joined by " › ".
+        heading_path: The headings it stands under, joined as HEADING_SEPARATOR says.
         start: Its first character, from 0.
         end: The character after its last.
     """
@@ -65,11 +66,11 @@ def _sections(text: str) -> Iterator[tuple[str, int, int]]:
     for match in _HEADING.finditer(text):
         if any(first <= match.start() < last for first, last in fences):
             continue
-        yield " › ".join(title for _, title in path), start, match.start()
+        yield HEADING_SEPARATOR.join(title for _, title in path), start, match.start()
         level = len(match[1])
         path = [*((one, title) for one, title in path if one < level), (level, match[2])]
         start = match.end()
-    yield " › ".join(title for _, title in path), start, len(text)
+    yield HEADING_SEPARATOR.join(title for _, title in path), start, len(text)
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
