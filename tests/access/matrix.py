@@ -201,9 +201,12 @@ class Matrix:
             hinted = HINTS.get(table.name.removeprefix("public."), {})
             columns = {
                 key
-                for parent, keys, _ in table.foreign
-                for key in keys
-                if parent == "public.profiles" and key not in hinted and key not in table.key
+                for parent, keys, parent_keys in table.foreign
+                for key, target in zip(keys, parent_keys, strict=True)
+                if (parent, target)
+                in {("public.profiles", "id"), ("public.memberships", "user_id")}
+                and key not in hinted
+                and key not in table.key
             }
             if made is None or not columns:
                 continue
