@@ -428,9 +428,9 @@ $$;
 comment on function app.client_address() is
     'Network address of the caller as the gateway saw it; unknown outside a request.';
 
-create function app.client_network() returns text
+create function app.network_of(address text) returns text
 language sql
-stable
+immutable
 set search_path = ''
 as $$
     select case
@@ -440,11 +440,19 @@ as $$
         else host(network(set_masklen(given.address::inet, 64)))
     end
     from (
-        select regexp_replace(app.client_address(), '^::ffff:(?=[0-9.]+$)', '') as address
+        select regexp_replace(network_of.address, '^::ffff:(?=[0-9.]+$)', '') as address
     ) as given
 $$;
+comment on function app.network_of(text) is
+    'What a limit per address counts by: the IPv4 address, or the /64 network of an IPv6 address.';
+
+create function app.client_network() returns text
+language sql
+stable
+set search_path = ''
+as $$ select app.network_of(app.client_address()) $$;
 comment on function app.client_network() is
-    'What a limit per caller counts by: the IPv4 address, or the /64 network of an IPv6 address.';
+    'What a limit per caller counts by; see app.network_of.';
 
 create function app.rate_limit(bucket text, max_hits integer, per interval) returns void
 language plpgsql
@@ -522,7 +530,7 @@ app.is_valid_email(text), app.is_time_zone(text), app.normalize_document(text),
 app.check_digit(text, integer[]), app.is_valid_cpf(text), app.is_valid_cnpj(text),
 app.is_valid_document(text), app.claims(), app.agent_id(), app.agent_claim(text[]),
 app.serves_contact(), app.request_header(text), app.request_id(),
-app.client_address(), app.client_network()
+app.client_address(), app.network_of(text), app.client_network()
 to anon, authenticated, service_role, analyst;
 
 -- 6. Reference rows

@@ -32,7 +32,7 @@ create table public.leads (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
     name text not null constraint leads_name_check check (length(btrim(name)) between 2 and 120),
-    email text not null constraint leads_email_check check (app.is_valid_email(email)),
+    email text constraint leads_email_check check (app.is_valid_email(email)),
     company text constraint leads_company_check check (length(company) <= 160),
     phone text constraint leads_phone_check check (length(phone) <= 40),
     message text constraint leads_message_check check (length(message) <= 4000),
@@ -42,7 +42,7 @@ create table public.leads (
         constraint leads_source_check check (
             source in (
                 'site', 'manual', 'import', 'referral', 'campaign', 'whatsapp', 'hunter', 'sdr',
-                'api'
+                'api', 'chat'
             )
         ),
     status text not null default 'new'
@@ -57,13 +57,14 @@ create table public.leads (
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
+    constraint leads_contact_check check (email is not null or phone is not null),
     constraint leads_lost_reason_check check ((status = 'lost') = (lost_reason is not null))
 );
 comment on table public.leads is
     '[crm] People who may buy, one funnel for every source. A won lead stays won; a lost one says '
     'why and may come back.';
 comment on column public.leads.name is '[pii] Name as the person gave it.';
-comment on column public.leads.email is '[pii] E-mail address.';
+comment on column public.leads.email is '[pii] E-mail address; null where only a phone is known.';
 comment on column public.leads.phone is '[pii] Phone as typed.';
 comment on column public.leads.message is '[pii] What the person wrote.';
 comment on column public.leads.origin_url is
@@ -71,7 +72,8 @@ comment on column public.leads.origin_url is
     'when there was none.';
 comment on column public.leads.source_page is
     'Site, Contato, Soluções, Blog, Casos or Outros; see app.lead_source_page.';
-comment on column public.leads.source is 'How the lead came in; site means the public form.';
+comment on column public.leads.source is
+    'How the lead came in; site means the public form, chat the public chat.';
 comment on column public.leads.lost_reason is
     'Present exactly while the lead is lost; cleared when it comes back.';
 comment on column public.leads.score is '0 to 100, higher is likelier to buy.';
@@ -157,6 +159,59 @@ $$;
 comment on function app.record_lead_status() is
     'Trigger: appends the lead''s new status to lead_status_history.';
 
+create function app.store_lead(
+    org uuid, lead uuid, name text, email text, company text, phone text, message text,
+    origin_url text, source text, consent boolean
+) returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    v_name text := regexp_replace(app.clean_text(store_lead.name, 120), '\s+', ' ', 'g');
+    v_email text := lower(app.clean_text(store_lead.email, 254));
+    v_phone text := regexp_replace(app.clean_text(store_lead.phone, 40), '\s+', ' ', 'g');
+begin
+    if consent is not true then
+        perform app.raise_error(
+            'lead_consent_required', 'consent is not true.',
+            'Ask the person to agree to be contacted.'
+        );
+    end if;
+    if coalesce(length(v_name), 0) < 2 then
+        perform app.raise_error(
+            'lead_invalid', 'name has fewer than 2 characters.', 'Give the full name.'
+        );
+    elsif not app.is_valid_email(v_email) then
+        perform app.raise_error(
+            'lead_invalid', 'email is not an e-mail address.', 'Check the e-mail.'
+        );
+    elsif v_email is null
+        and length(regexp_replace(v_phone, '\D', '', 'g')) not between 8 and 15 then
+        perform app.raise_error(
+            'lead_invalid', 'phone is not a telephone number.', 'Give it with the area code.'
+        );
+    elsif v_email is null and v_phone is null then
+        perform app.raise_error(
+            'lead_invalid', 'There is neither email nor phone.', 'Give one of them.'
+        );
+    end if;
+    insert into public.leads (
+        org_id, id, name, email, company, phone, message, origin_url, source, consent_at
+    ) values (
+        store_lead.org, store_lead.lead, v_name, v_email,
+        regexp_replace(app.clean_text(store_lead.company, 160), '\s+', ' ', 'g'), v_phone,
+        app.clean_text(store_lead.message, 4000),
+        regexp_replace(app.clean_text(store_lead.origin_url, 2000), '\s+', '', 'g'),
+        store_lead.source, app.now()
+    );
+end;
+$$;
+comment on function app.store_lead(
+    uuid, uuid, text, text, text, text, text, text, text, boolean
+) is
+    'Stores what a visitor gave of himself under the given id. Errors: lead_consent_required, '
+    'lead_invalid, bad_input.';
+
 create function app.submit_lead(
     org_slug text, name text, email text, company text, phone text, message text, origin_url text,
     consent boolean, website text
@@ -168,8 +223,6 @@ as $$
 declare
     v_org record;
     v_receipt uuid := gen_random_uuid();
-    v_name text;
-    v_email text;
 begin
     perform app.rate_limit('submit_lead:' || app.client_network(), 5, interval '10 minutes');
     -- Only a machine fills the field that people do not see: let it believe it was heard.
@@ -187,32 +240,13 @@ begin
             'organization_suspended', 'The form is closed for now.', 'Try again later.'
         );
     end if;
-    if consent is not true then
-        perform app.raise_error(
-            'lead_consent_required', 'consent is not true.',
-            'Ask the person to agree to be contacted.'
-        );
+    if nullif(btrim(submit_lead.email), '') is null then
+        perform app.raise_error('lead_invalid', 'email is missing.', 'Give an e-mail address.');
     end if;
-    v_name := regexp_replace(app.clean_text(submit_lead.name, 120), '\s+', ' ', 'g');
-    v_email := lower(app.clean_text(submit_lead.email, 254));
-    if coalesce(length(v_name), 0) < 2 then
-        perform app.raise_error(
-            'lead_invalid', 'name has fewer than 2 characters.', 'Give the full name.'
-        );
-    elsif not coalesce(app.is_valid_email(v_email), false) then
-        perform app.raise_error(
-            'lead_invalid', 'email is not an e-mail address.', 'Check the e-mail.'
-        );
-    end if;
-    insert into public.leads (
-        org_id, id, name, email, company, phone, message, origin_url, source, consent_at
-    ) values (
-        v_org.id, v_receipt, v_name, v_email,
-        regexp_replace(app.clean_text(submit_lead.company, 160), '\s+', ' ', 'g'),
-        regexp_replace(app.clean_text(submit_lead.phone, 40), '\s+', ' ', 'g'),
-        app.clean_text(submit_lead.message, 4000),
-        regexp_replace(app.clean_text(submit_lead.origin_url, 2000), '\s+', '', 'g'),
-        'site', app.now()
+    perform app.store_lead(
+        v_org.id, v_receipt, submit_lead.name, submit_lead.email, submit_lead.company,
+        submit_lead.phone, submit_lead.message, submit_lead.origin_url, 'site',
+        submit_lead.consent
     );
     return jsonb_build_object('receipt', v_receipt);
 end;
@@ -324,7 +358,7 @@ to anon, authenticated, service_role;
 
 insert into app.error_keys (key, http, meaning) values
 ('lead_consent_required', 422, 'Without consent the contact form stores nothing.'),
-('lead_invalid', 422, 'A lead needs a name of 2 characters and a valid e-mail address.'),
+('lead_invalid', 422, 'A lead needs a name of 2 characters, and a valid e-mail address or phone.'),
 ('lead_move_refused', 409, 'A won lead stays won.');
 
 insert into app.allowed_moves (machine, from_state, to_state)

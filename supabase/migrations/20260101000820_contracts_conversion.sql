@@ -63,7 +63,8 @@ begin
                 app.clean_text(client_name, 200), nullif(btrim(v_lead.company), ''), v_lead.name
             ),
             app.clean_text(convert_lead.trade_name, 200), v_document,
-            array[v_lead.email], array_remove(array[v_lead.phone], null), v_lead.id
+            array_remove(array[v_lead.email], null), array_remove(array[v_lead.phone], null),
+            v_lead.id
         )
         on conflict on constraint clients_org_id_document_key do nothing
         returning c.* into v_client;
