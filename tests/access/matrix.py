@@ -121,7 +121,9 @@ class Matrix:
         if scope == "own" and protection.own_column:
             is_portal = protection.own_column in {"client_id", "id"}
             if own := actor.client if is_portal else actor.person:
-                return f"org_id = '{actor.org}' and {protection.own_column} = '{own}'"
+                is_own = f"{protection.own_column} = '{own}'"
+                at_home = actor.kind == "platform admin"
+                return is_own if at_home else f"org_id = '{actor.org}' and {is_own}"
         return "false"
 
     def narrowed(self, relation: Relation, verb: str, actor: Actor) -> str:
