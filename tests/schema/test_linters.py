@@ -70,7 +70,8 @@ def test_pgrls_would_find_a_policy_that_lets_everybody_in(own_db_url: str) -> No
 
 @pytest.fixture(scope="module")
 def unexcused(empty_db_url: str) -> set[tuple[str, str]]:
-    return {(v["rule_id"], v["location"]) for v in pgrls(empty_db_url, None)[1]}
+    # A rule about indexes names them behind the table, and is excused by table.
+    return {(v["rule_id"], v["location"].partition(" (")[0]) for v in pgrls(empty_db_url, None)[1]}
 
 
 def test_every_exception_of_pgrls_is_needed(unexcused: set[tuple[str, str]]) -> None:
