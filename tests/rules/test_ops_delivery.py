@@ -215,9 +215,10 @@ def test_two_sessions_cannot_enter_overlapping_time_at_once(own_db_url: str, wor
 def test_a_visitor_or_an_agent_or_a_client_has_no_timer(db: Connection, work: Work) -> None:
     with as_worker(db), refused("not_signed_in"):
         start(db, work)
-    for actor in (as_agent(db, work.org), as_client(db, work.org)):
-        with actor, refused("contract_not_found"):
-            start(db, work)
+    with as_agent(db, work.org), refused("not_signed_in"):
+        start(db, work)
+    with as_client(db, work.org), refused("contract_not_found"):
+        start(db, work)
 
 
 def test_a_contract_of_another_organisation_is_not_found(
