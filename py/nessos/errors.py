@@ -11,6 +11,10 @@ NessosError
     ├── RetryError             try again, with back-off
     ├── WaitError              try again, not before a moment
     └── GiveUpError            trying again cannot help
+        ├── NoProviderError    no provider of a language model is set up
+        ├── BudgetError        the budget for language models is used up
+        ├── RoutesDownError    every provider of a language model has failed
+        └── AnswerError        a model answers, but not what was asked of it
 """
 
 from __future__ import annotations
@@ -116,6 +120,22 @@ class WaitError(UpstreamError):
 
 class GiveUpError(UpstreamError):
     """The call is wrong or forbidden: trying again cannot help."""
+
+
+class NoProviderError(GiveUpError):
+    """No provider of a language model is set up for what was asked."""
+
+
+class BudgetError(GiveUpError):
+    """The budget for language models is used up; nothing was sent."""
+
+
+class RoutesDownError(GiveUpError):
+    """Every provider of a language model has failed; the admins have been told."""
+
+
+class AnswerError(GiveUpError):
+    """A language model answers, but not in the form that was asked of it."""
 
 
 def from_psycopg(error: psycopg.Error) -> DatabaseError:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
@@ -33,9 +33,11 @@ from nessos.db import translated
 from nessos.errors import GiveUpError, RetryError, UpstreamError, WaitError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from nessos.jobs.entrypoint import Pool
+
+Answer = TypeVar("Answer")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.http")
 
@@ -105,17 +107,32 @@ class _Call:
     account: str
     gates: Jsonb
     org_id: UUID | None
+    method: str
     operation: str
     timeout_s: float
     is_retryable: bool
-    idempotency_hash: str | None
+    idempotency_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is sent."""
+
     request: httpx.Request
     auth: httpx.Auth | tuple[str, str] | None
 
 
 @dataclass
-class _Ending:
-    """How an attempt ended."""
+class Ending:
+    """How an attempt ended, for the log.
+
+    Attributes:
+        outcome: As `app.outbound_calls` has it.
+        error_kind: The same.
+        status: HTTP status; None without an answer.
+        bytes: Of the answer's body.
+        block_s: For how long the account may not be called.
+    """
 
     outcome: str = "cancelled"
     error_kind: str | None = None
@@ -194,7 +211,7 @@ class Http:
         method = method.upper()
         if is_retryable is None:
             is_retryable = method in RETRYABLE or idempotency_key is not None
-        client = self._client(provider)
+        client = self.connections(provider)
         all_headers = dict(headers or {})
         if idempotency_key is not None:
             all_headers["Idempotency-Key"] = idempotency_key
@@ -205,43 +222,74 @@ class Http:
             )  # fmt: skip
         except (httpx.InvalidURL, ValueError, TypeError):
             raise GiveUpError(f"{provider.name}: the request cannot be written") from None
-        gates = [
-            {"gate": f"{rate.requests} in {rate.per_s:g} s", "slots": rate.requests,
-             "per_s": rate.per_s}
-            for rate in provider.rates
-        ]  # fmt: skip
-        if serialize is not None:
-            gates.append({"gate": f"one {serialize}", "slots": 1, "per_s": 0})
-        call = _Call(
-            provider=provider,
-            account=_digest(f"{provider.name}/{account}"),
-            gates=Jsonb(gates),
-            org_id=org_id,
-            operation=operation[:_LONGEST_OPERATION],
-            timeout_s=timeout_s or provider.timeout_s,
-            is_retryable=is_retryable,
-            idempotency_hash=_digest(idempotency_key) if idempotency_key is not None else None,
-            request=request,
-            auth=auth,
-        )
-        async for attempt in stamina.retry_context(
-            on=lambda error: _again(call, error),
-            attempts=provider.attempts,
-            timeout=None,
-            wait_initial=0.5,
-            wait_max=provider.max_wait_s,
-        ):
-            with attempt:
-                return await self._attempt(call, attempt.num)
-        raise AssertionError("stamina raises the last error")
+        call = _call(
+            provider, method=method, account=account, org_id=org_id, operation=operation,
+            timeout_s=timeout_s, is_retryable=is_retryable, serialize=serialize,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+        sent = _Request(request, auth)
+        return await self._repeat(call, lambda number: self._attempt(call, sent, number))
 
-    async def close(self) -> None:
-        """Close all connections to services outside."""
-        for client in self._clients.values():
-            await client.aclose()
+    async def perform(  # noqa: PLR0913 - as request
+        self,
+        provider: Provider,
+        act: Callable[[Ending], Awaitable[Answer]],
+        *,
+        account: str = "",
+        org_id: UUID | None = None,
+        operation: str = "",
+        is_retryable: bool = True,
+    ) -> Answer:
+        """Have somebody else's client make a call: permits, breaker, retries and log are ours.
 
-    def _client(self, provider: Provider) -> httpx.AsyncClient:
-        """Give the connections for a provider: those of its transport."""
+        Args:
+            provider: The service.
+            act: Makes the call, over `connections`, and raises an `UpstreamError` where that fails;
+                may say of the ending what it knows: status, bytes and kind of the error.
+            account: As `request` has it, like all that follows.
+            org_id: In whose name.
+            operation: What is asked.
+            is_retryable: Whether a second call does no harm.
+
+        Returns:
+            What `act` gives.
+
+        Raises:
+            RetryError: The call may succeed later.
+            WaitError: There is no use in trying before a moment.
+            GiveUpError: The call is wrong or forbidden.
+            DatabaseError: The database cannot be asked.
+        """
+        call = _call(
+            provider, method="POST", account=account, org_id=org_id, operation=operation,
+            timeout_s=None, is_retryable=is_retryable, serialize=None, idempotency_key=None,
+        )  # fmt: skip
+
+        async def attempt(number: int) -> Answer:
+            async with self._permitted(call, number) as (ending, asked_at):
+                try:
+                    async with asyncio.timeout_at(asked_at + call.timeout_s):
+                        answer = await act(ending)
+                except TimeoutError as caught:
+                    raise _translate(call, caught, ending) from None
+                except UpstreamError as error:
+                    ending.error_kind = ending.error_kind or "fault"
+                    _end_by(ending, error)
+                    raise
+                ending.outcome = "ok"
+                return answer
+
+        return await self._repeat(call, attempt)
+
+    def connections(self, provider: Provider) -> httpx.AsyncClient:
+        """Give the connections for a provider: those of its transport.
+
+        Args:
+            provider: The service.
+
+        Returns:
+            The client, closed with this one.
+        """
         if provider.transport not in self._clients:
             self._clients[provider.transport] = httpx.AsyncClient(
                 transport=provider.transport() if provider.transport else None,
@@ -254,14 +302,45 @@ class Http:
             )
         return self._clients[provider.transport]
 
-    async def _attempt(self, call: _Call, number: int) -> httpx.Response:
+    async def close(self) -> None:
+        """Close all connections to services outside."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _repeat(self, call: _Call, attempt: Callable[[int], Awaitable[Answer]]) -> Answer:
+        async for trial in stamina.retry_context(
+            on=lambda error: _again(call, error),
+            attempts=call.provider.attempts,
+            timeout=None,
+            wait_initial=0.5,
+            wait_max=call.provider.max_wait_s,
+        ):
+            with trial:
+                return await attempt(trial.num)
+        raise AssertionError("stamina raises the last error")
+
+    @asynccontextmanager
+    async def _permitted(self, call: _Call, number: int) -> AsyncIterator[tuple[Ending, float]]:
+        """Take the permits of an attempt, give them back at its end, and log it.
+
+        Yields:
+            The ending, to be filled in; the moment (of the loop's clock) before asking.
+        """
         call_id = uuid4()
         asked_at = await self._admit(call, call_id)
         sent_at = asyncio.get_running_loop().time()
-        ending = _Ending()
+        ending = Ending()
         try:
+            yield ending, asked_at
+        finally:
+            duration_ms = round((asyncio.get_running_loop().time() - sent_at) * 1000)
+            # What holds permits is given back even while the worker is being stopped.
+            await asyncio.shield(self._end(call, call_id, number, ending, duration_ms))
+
+    async def _attempt(self, call: _Call, sent: _Request, number: int) -> httpx.Response:
+        async with self._permitted(call, number) as (ending, asked_at):
             try:
-                response = await self._send(call, asked_at + call.timeout_s)
+                response = await self._send(call, sent, asked_at + call.timeout_s)
             except Exception as caught:  # noqa: BLE001 - each becomes one of ours
                 raise _translate(call, caught, ending) from None
             ending.status, ending.bytes = response.status_code, len(response.content)
@@ -271,16 +350,10 @@ class Http:
             if error is None and (error := by_status(response)):
                 ending.error_kind = "status"
                 error.message = f"{call.provider.name} {call.operation}: {error.message}"
-            ending.outcome = _outcome(error)
-            if isinstance(error, WaitError) and error.is_account_wide:
-                ending.block_s = (error.until - datetime.now(UTC)).total_seconds()
+            _end_by(ending, error)
             if error:
                 raise error
             return response
-        finally:
-            duration_ms = round((asyncio.get_running_loop().time() - sent_at) * 1000)
-            # What holds permits is given back even while the worker is being stopped.
-            await asyncio.shield(self._end(call, call_id, number, ending, duration_ms))
 
     async def _admit(self, call: _Call, call_id: UUID) -> float:
         """Wait until the call may be made; gives the moment (of the loop's clock) before asking."""
@@ -308,19 +381,20 @@ class Http:
                     account=call.account, org_id=call.org_id, verdict=verdict,
                     wait_s=round(wait_s, 3),
                 )  # fmt: skip
-                raise _NotMadeError(
+                raise NotMadeError(
                     f"{call.provider.name} {call.operation}: {_REASONS[verdict]}",
                     datetime.now(UTC) + timedelta(seconds=wait_s),
+                    is_open=verdict == "open",
                 )
             await asyncio.sleep(wait_s)
 
-    async def _send(self, call: _Call, deadline: float) -> httpx.Response:
+    async def _send(self, call: _Call, sent: _Request, deadline: float) -> httpx.Response:
         """Send the request and read the answer, up to a moment of the loop's clock."""
         if asyncio.get_running_loop().time() >= deadline:
             raise httpx.PoolTimeout("the permits are about to lapse")
         async with asyncio.timeout_at(deadline):
-            answer = await self._client(call.provider).send(
-                call.request, auth=call.auth, stream=True
+            answer = await self.connections(call.provider).send(
+                sent.request, auth=sent.auth, stream=True
             )
             try:
                 body = bytearray()
@@ -341,12 +415,12 @@ class Http:
         )
 
     async def _end(
-        self, call: _Call, call_id: UUID, attempt: int, ending: _Ending, duration_ms: int
+        self, call: _Call, call_id: UUID, attempt: int, ending: Ending, duration_ms: int
     ) -> None:
         """Give permits back, move the breaker, write the log. The answer counts more than this."""
         log.info(
             "call made", provider=call.provider.name, operation=call.operation,
-            account=call.account, org_id=call.org_id, method=call.request.method, attempt=attempt,
+            account=call.account, org_id=call.org_id, method=call.method, attempt=attempt,
             outcome=ending.outcome, error_kind=ending.error_kind, status=ending.status,
             duration_ms=duration_ms, bytes=ending.bytes,
         )  # fmt: skip
@@ -356,7 +430,7 @@ class Http:
                     _END,
                     (
                         call_id, call.provider.name, call.account, call.gates, call.org_id,
-                        call.request.method, call.operation, attempt, ending.outcome,
+                        call.method, call.operation, attempt, ending.outcome,
                         ending.error_kind, ending.status, duration_ms, ending.bytes,
                         call.idempotency_hash, ending.block_s,
                     ),
@@ -365,8 +439,18 @@ class Http:
             log.warning("call not recorded", provider=call.provider.name, error=str(error))
 
 
-class _NotMadeError(WaitError):
-    """The call's turn would come too late; nothing was sent."""
+class NotMadeError(WaitError):
+    """The call's turn would come too late; nothing was sent.
+
+    Args:
+        message: Why.
+        until: When its turn may come.
+        is_open: Whether that is so because the circuit is open, not because others are calling.
+    """
+
+    def __init__(self, message: str, until: datetime, *, is_open: bool) -> None:
+        self.is_open = is_open
+        super().__init__(message, until)
 
 
 class _TooLargeError(GiveUpError):
@@ -453,7 +537,7 @@ def _again(call: _Call, error: Exception) -> bool | float:
         return False
     if not call.is_retryable and not isinstance(error, _NeverLeftError):
         return False
-    if isinstance(error, _NotMadeError):
+    if isinstance(error, NotMadeError):
         return False
     if isinstance(error, WaitError):
         wait_s = (error.until - datetime.now(UTC)).total_seconds()
@@ -465,7 +549,7 @@ class _NeverLeftError(RetryError):
     """No connection: the request has not reached the service."""
 
 
-def _translate(call: _Call, caught: Exception, ending: _Ending) -> Exception:
+def _translate(call: _Call, caught: Exception, ending: Ending) -> Exception:
     """Turn what httpx raised into an error of ours that quotes no part of the request."""
     what = f"{call.provider.name} {call.operation}"
     error: UpstreamError
@@ -507,6 +591,44 @@ def _outcome(error: UpstreamError | None) -> str:
             return "retry"
         case _:
             return "give_up"
+
+
+def _end_by(ending: Ending, error: UpstreamError | None) -> None:
+    ending.outcome = _outcome(error)
+    if isinstance(error, WaitError) and error.is_account_wide:
+        ending.block_s = (error.until - datetime.now(UTC)).total_seconds()
+
+
+def _call(  # noqa: PLR0913 - what there is to know of a call
+    provider: Provider,
+    *,
+    method: str,
+    account: str,
+    org_id: UUID | None,
+    operation: str,
+    timeout_s: float | None,
+    is_retryable: bool,
+    serialize: str | None,
+    idempotency_key: str | None,
+) -> _Call:
+    gates = [
+        {"gate": f"{rate.requests} in {rate.per_s:g} s", "slots": rate.requests,
+         "per_s": rate.per_s}
+        for rate in provider.rates
+    ]  # fmt: skip
+    if serialize is not None:
+        gates.append({"gate": f"one {serialize}", "slots": 1, "per_s": 0})
+    return _Call(
+        provider=provider,
+        account=_digest(f"{provider.name}/{account}"),
+        gates=Jsonb(gates),
+        org_id=org_id,
+        method=method,
+        operation=operation[:_LONGEST_OPERATION],
+        timeout_s=timeout_s or provider.timeout_s,
+        is_retryable=is_retryable,
+        idempotency_hash=_digest(idempotency_key) if idempotency_key is not None else None,
+    )
 
 
 def _digest(text: str) -> str:

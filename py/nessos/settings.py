@@ -42,6 +42,19 @@ class Settings(BaseSettings):
         resend_url: Where Resend's API is.
         twilio_url: Where Twilio's API is.
         app_url: Address of the frontend; links in messages are paths of it.
+        openai_api_key: The key of OpenAI; None for not at all, as of the others.
+        openai_url: Where its API is.
+        anthropic_api_key: The key of Anthropic.
+        anthropic_url: Where its API is that is compatible with OpenAI's.
+        gemini_api_key: The key of Gemini.
+        gemini_url: Where its API is that is compatible with OpenAI's.
+        compatible_url: Where another server is that is compatible with OpenAI's API; asked first.
+        compatible_api_key: Its key, if it wants one.
+        compatible_model: The model it answers with.
+        compatible_embedding_model: The model it embeds with; None: it is not asked to.
+        ai_requests_per_minute: What a provider takes of one model.
+        ai_timeout_s: After how many seconds an answer that is not complete is given up.
+        ai_silence_s: After how many seconds without a byte a stream is given up.
         webhook_allowed_networks: Networks that webhooks are sent to although they are not public.
     """
 
@@ -77,6 +90,19 @@ class Settings(BaseSettings):
     resend_url: str = "https://api.resend.com"
     twilio_url: str = "https://api.twilio.com"
     app_url: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_url: str = "https://api.openai.com/v1"
+    anthropic_api_key: SecretStr | None = None
+    anthropic_url: str = "https://api.anthropic.com/v1"
+    gemini_api_key: SecretStr | None = None
+    gemini_url: str = "https://generativelanguage.googleapis.com/v1beta/openai"
+    compatible_url: str | None = None
+    compatible_api_key: SecretStr | None = None
+    compatible_model: str | None = None
+    compatible_embedding_model: str | None = None
+    ai_requests_per_minute: int = Field(default=500, ge=1)
+    ai_timeout_s: float = Field(default=120.0, gt=0)
+    ai_silence_s: float = Field(default=30.0, gt=0)
     webhook_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = ()
 
     @field_validator("webhook_allowed_networks", mode="before")
