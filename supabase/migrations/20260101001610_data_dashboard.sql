@@ -194,6 +194,7 @@ declare
     v_runs bigint;
     v_webhooks bigint;
     v_chats bigint;
+    v_ai_texts bigint;
     v_partitions integer;
     v_months integer;
 begin
@@ -223,6 +224,7 @@ begin
     get diagnostics v_runs = row_count;
     v_webhooks := app.remove_old_webhook_deliveries();
     v_chats := app.remove_old_visitor_chats();
+    v_ai_texts := app.forget_ai_calls();
     -- A partition holds the events of everybody: it stays as long as anybody wants it.
     select coalesce(max((app.org_setting(o.id, 'event_retention_months'))::integer), 24)
     into v_months
@@ -234,7 +236,8 @@ begin
         'skipped', false, 'erp_revenue_snapshot', v_revenue, 'erp_sync_log', v_erp_syncs,
         'bcb_sync_log', v_syncs, 'event_aggregates', v_aggregates, 'rate_hits', v_hits,
         'notifications', v_notifications, 'cron_runs', v_runs, 'webhook_deliveries', v_webhooks,
-        'visitor_chats', v_chats, 'event_partitions', v_partitions, 'event_retention_months', v_months
+        'visitor_chats', v_chats, 'ai_texts', v_ai_texts, 'event_partitions', v_partitions,
+        'event_retention_months', v_months
     );
 end;
 $$;
@@ -243,7 +246,8 @@ comment on function app.run_retention() is
     'aggregates beyond 24, events beyond the longest event_retention_months, notifications beyond '
     '12 months, rate hits beyond a day, runs of the timetable beyond 90 days, those that found '
     'nothing to do beyond two, deliveries to webhook endpoints beyond webhook_retention_days, '
-    'conversations of visitors beyond chat_visitor_retention_days. Returns what it removed.';
+    'conversations of visitors beyond chat_visitor_retention_days, texts of calls of language '
+    'models beyond 90 days and the calls beyond 24 months. Returns what it removed.';
 
 -- 5. Access
 

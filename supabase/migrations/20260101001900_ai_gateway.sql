@@ -9,7 +9,7 @@ create table public.ai_models (
     provider text not null references app.integration_providers (provider),
     kind text not null constraint ai_models_kind_check check (kind in ('chat', 'embedding')),
     context_tokens integer not null constraint ai_models_context_check check (context_tokens > 0),
-    takes_temperature boolean not null default true,
+    has_temperature boolean not null default true,
     dimensions integer constraint ai_models_dimensions_check check (dimensions > 0),
     constraint ai_models_vector_check check ((kind = 'embedding') = (dimensions is not null))
 );
@@ -17,7 +17,7 @@ comment on table public.ai_models is
     '[ai] Language models that may be called, by the name their provider knows them by. Global: '
     'operators write it at the database.';
 comment on column public.ai_models.context_tokens is 'The longest conversation it takes.';
-comment on column public.ai_models.takes_temperature is
+comment on column public.ai_models.has_temperature is
     'False for reasoning models, which refuse the parameter.';
 comment on column public.ai_models.dimensions is 'Numbers of a vector; null for chat.';
 create index ai_models_provider_idx on public.ai_models (provider);
@@ -193,7 +193,7 @@ as $$
 begin
     return query
     select m.model, m.provider, m.kind,
-        case when m.takes_temperature then r.temperature end, m.context_tokens
+        case when m.has_temperature then r.temperature end, m.context_tokens
     from public.ai_routes as r
     inner join public.ai_models as m on r.model = m.model
     where r.purpose = find_ai_routes.purpose
@@ -794,7 +794,7 @@ insert into app.integration_providers (provider, title, has_credentials, is_serv
 ('compatible', 'Servidor de modelos próprio', false, false);
 
 insert into public.ai_models (
-    model, provider, kind, context_tokens, takes_temperature, dimensions
+    model, provider, kind, context_tokens, has_temperature, dimensions
 ) values
 ('gpt-4o', 'openai', 'chat', 128000, true, null),
 ('gpt-4o-mini', 'openai', 'chat', 128000, true, null),
