@@ -623,7 +623,7 @@ def test_retention_removes_what_is_older_than_promised_and_nothing_else(
     assert counts.pop("event_partitions") > 0
     assert counts == {
         "skipped": False, "erp_revenue_snapshot": 1, "erp_sync_log": 1, "bcb_sync_log": 1, "event_aggregates": 1,
-        "rate_hits": 1, "notifications": 1, "cron_runs": 2, "webhook_deliveries": 0, "visitor_chats": 0, "event_retention_months": 24,
+        "rate_hits": 1, "notifications": 1, "cron_runs": 2, "webhook_deliveries": 0, "visitor_chats": 0, "ai_texts": 0, "event_retention_months": 24,
     }  # fmt: skip
     assert db.execute("select min(month) from public.erp_revenue_snapshot").fetchone() == (
         date(2028, 3, 1),

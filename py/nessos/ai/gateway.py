@@ -607,9 +607,9 @@ class Gateway:
                     except (ValueError, TypeError, AttributeError, KeyError) as error:
                         raise RuntimeError("on_text failed") from error
         if draft.finish is None:
-            error = RetryError("the stream was cut")
-            error.is_uncertain = True
-            raise error
+            cut = RetryError(f"{work.purpose}: the stream was cut")
+            cut.is_uncertain = True
+            raise cut
 
     async def _embed_batch(
         self, route: _Route, org_id: UUID, purpose: str, texts: list[str], hidden: list[str]
