@@ -93,8 +93,12 @@ def _may_call(db: Connection, role: str, function: Function) -> bool:
         with db.transaction(force_rollback=True), acting(db, role, claims):
             db.execute(call)
     except psycopg.errors.InsufficientPrivilege as error:
-        # A type of an extension stops who may not use it before the function does.
-        refusals = (f"permission denied for function {function.name}", "for schema extensions")
+        # A type of an extension or of a tool stops who may not use it before the function does.
+        refusals = (
+            f"permission denied for function {function.name}",
+            "for schema extensions",
+            "for schema agent_tools",
+        )
         return not any(refusal in str(error) for refusal in refusals)
     except psycopg.Error:
         pass

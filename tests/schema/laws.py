@@ -594,6 +594,68 @@ def names_keep_to_the_rules(db: Connection) -> list[str]:
     ]
 
 
+# --- Tools of agents ------------------------------------------------------------------------------
+
+_TOOLS = (
+    "select p.oid, p.proname as name, p.oid::regprocedure::text as signature, p.prosecdef, p.proconfig, p.proretset,"
+    " p.prorettype, p.pronargs, p.proargnames, p.proargtypes, p.proallargtypes, p.provariadic, p.proacl, p.proowner,"
+    " obj_description(p.oid, 'pg_proc') as comment from pg_proc p where p.pronamespace = 'agent_tools'::regnamespace"
+)
+
+
+@law
+def a_tool_takes_named_arguments_of_known_types_and_answers_jsonb(db: Connection) -> list[str]:
+    return _ask(
+        db,
+        f"select t.signature from ({_TOOLS}) t where t.prorettype <> 'jsonb'::regtype or t.proretset"
+        " or t.provariadic <> 0 or t.proallargtypes is not null"
+        " or cardinality(array_remove(coalesce(t.proargnames, '{}'), '')) <> t.pronargs"
+        " or exists (select from unnest(t.proargtypes::oid[]) a where app.type_schema(a) is null)"
+        f" or 1 < (select count(*) from ({_TOOLS}) o where o.name = t.name)",
+    )
+
+
+@law
+def a_tool_says_module_purpose_and_every_argument(db: Connection) -> list[str]:
+    return _ask(
+        db,
+        f"select t.signature from ({_TOOLS}) t where t.comment is null"
+        " or t.comment !~ '^\\[[a-z]+\\] (\\[outward\\] )?[A-Z]'"
+        " or substring(t.comment from '^\\[([a-z]+)\\]') not in (select module from public.role_permissions)"
+        " or exists (select from unnest(t.proargnames) a where t.comment !~ ('\\n' || a || ': \\S'))"
+        " or exists (select from regexp_split_to_table(t.comment, '\\n') with ordinality l (line, place)"
+        "  where l.place > 1 and coalesce(substring(l.line from '^([a-z_]+): '), '') <> all (t.proargnames))",
+    )
+
+
+@law
+def a_tool_runs_with_the_rights_of_the_agent(db: Connection) -> list[str]:
+    return _ask(
+        db,
+        f"select t.signature from ({_TOOLS}) t where t.prosecdef"
+        " or not coalesce(t.proconfig @> array['search_path=\"\"'], false)",
+    )
+
+
+@law
+def tools_are_called_by_agents_and_the_worker_alone(db: Connection) -> list[str]:
+    return [
+        *_ask(
+            db,
+            f"select t.signature from ({_TOOLS}) t where array(select a.grantee::regrole::text"
+            " from aclexplode(coalesce(t.proacl, acldefault('f', t.proowner))) a where a.grantee <> t.proowner order by 1)"
+            " <> array['authenticated', 'service_role']",
+        ),
+        *_ask(
+            db,
+            "select 'schema to ' || a.grantee::regrole from pg_namespace n,"
+            " aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a where n.nspname = 'agent_tools'"
+            " and (a.privilege_type, a.grantee::regrole::text) not in"
+            " (('USAGE', 'authenticated'), ('USAGE', 'service_role')) and a.grantee <> n.nspowner",
+        ),
+    ]
+
+
 # --- Errors, events, machines --------------------------------------------------------------------
 
 RAISED = re.compile(r"raise_error\s*\(\s*'([a-z0-9_]+)'\s*[,)]")

@@ -308,4 +308,36 @@ OFFENCES: dict[str, list[str]] = {
             " where event_type = 'lead.won'"
         ),
     ],
+    "a_tool_takes_named_arguments_of_known_types_and_answers_jsonb": [
+        _function("agent_tools.offend()"),
+        _function("agent_tools.offend(text)", "select '{}'::jsonb", returns="jsonb"),
+        _function("agent_tools.offend(a inet)", "select '{}'::jsonb", returns="jsonb"),
+        _function("agent_tools.offend(variadic a text[])", "select '{}'::jsonb", returns="jsonb"),
+        _function("agent_tools.find_client(a text)", "select '{}'::jsonb", returns="jsonb"),
+        _function("agent_tools.offend()", "select '{}'::jsonb", returns="setof jsonb"),
+    ],
+    "a_tool_says_module_purpose_and_every_argument": [
+        _function("agent_tools.offend(a text)", "select '{}'::jsonb", returns="jsonb"),
+        *(
+            _function("agent_tools.offend(a text)", "select '{}'::jsonb", returns="jsonb")
+            + f"; comment on function agent_tools.offend(text) is E'{comment}'"
+            for comment in (
+                "Offends.\\na: Text.",
+                "[ai] Offends.",
+                "[nothing] Offends.\\na: Text.",
+                "[ai] Offends.\\na: Text.\\nb: More.",
+            )
+        ),
+    ],
+    "a_tool_runs_with_the_rights_of_the_agent": [
+        _function("agent_tools.offend()", options="security definer set search_path = ''"),
+        _function("agent_tools.offend()", options=""),
+    ],
+    "tools_are_called_by_agents_and_the_worker_alone": [
+        "grant execute on function agent_tools.qualify_lead to anon",
+        "grant execute on function agent_tools.qualify_lead to public",
+        "revoke execute on function agent_tools.qualify_lead from service_role",
+        "grant usage on schema agent_tools to anon",
+        "grant create on schema agent_tools to authenticated",
+    ],
 }
