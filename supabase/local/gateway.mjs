@@ -370,7 +370,9 @@ const server = createServer(async (request, reply) => {
   reply.writeHead(response.status, { ...headers, "x-request-id": requestId });
   if (response.status === 413) reply.shouldKeepAlive = false;
   if (response.body && request.method !== "HEAD") {
-    Readable.fromWeb(response.body).on("error", () => reply.destroy()).pipe(reply);
+    const body = Readable.fromWeb(response.body).on("error", () => reply.destroy());
+    reply.on("close", () => body.destroy()); // nobody listens to what a function goes on telling
+    body.pipe(reply);
   } else {
     reply.end();
   }

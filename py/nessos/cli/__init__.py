@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from nessos.cli import (
+    chat,
     cron,
     db,
     events,
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 stack.register(app)
 worker.register(app)
+chat.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(cron.app, name="cron")
 app.add_typer(events.app, name="events")

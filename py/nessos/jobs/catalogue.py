@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cron import jobs as cron
 from nessos import events
+from nessos.ai import chat
 from nessos.bcb import jobs as bcb
 from nessos.messaging import delivery
 from nessos.omie import jobs as omie
@@ -29,4 +30,5 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *inbound.ENTRYPOINTS,
         *outbound.ENTRYPOINTS,
         *delivery.ENTRYPOINTS,
+        *chat.ENTRYPOINTS,
     )

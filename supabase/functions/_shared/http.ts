@@ -33,6 +33,32 @@ export function mediaType(headers: Headers): string {
   return (headers.get("content-type") ?? "").split(";")[0]!.trim().toLowerCase();
 }
 
+// Where a request comes from, as app.client_address says it: the last entry is the one our own edge
+// appended, earlier ones are the caller's word.
+export function clientAddress(headers: Headers): string {
+  return headers.get("cf-connecting-ip") ??
+    (headers.get("x-forwarded-for")?.split(",").at(-1)?.trim() || "unknown");
+}
+
+// Lets pages of any site read the answers of a handler that anybody may call.
+export function crossOrigin(
+  allowed: { methods: string[]; headers: string[] },
+  handler: (request: Request) => Promise<Response>,
+): (request: Request) => Promise<Response> {
+  const methods = [...allowed.methods, "OPTIONS"].join(", ");
+  return async (request) => {
+    const response = request.method === "OPTIONS"
+      ? new Response(null, { status: 204, headers: { allow: methods } })
+      : await handler(request);
+    response.headers.set("access-control-allow-origin", "*");
+    response.headers.set("access-control-allow-methods", methods);
+    response.headers.set("access-control-allow-headers", allowed.headers.join(", "));
+    response.headers.set("access-control-expose-headers", "retry-after, x-request-id");
+    response.headers.set("access-control-max-age", "86400");
+    return response;
+  };
+}
+
 // Runs a handler; what it does not expect is an outage of ours, which the sender may wait out.
 export function served(
   handler: (request: Request) => Promise<Response>,

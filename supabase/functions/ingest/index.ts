@@ -2,7 +2,7 @@
 // key. What a measurement is, says the SQL function; this one reads the request.
 import { mediaType, problem, readBody, served } from "../_shared/http.ts";
 import { publishableKey, RestError, retryAfter, rpc } from "../_shared/rest.ts";
-import { unstorable } from "./json.ts";
+import { unstorable } from "../_shared/json.ts";
 
 const LIMIT_MB = 2;
 
