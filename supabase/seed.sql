@@ -349,6 +349,64 @@ begin
         ('cookies', 'Cookies'), ('compliance', 'Compliance'), ('certificacoes', 'Certificações')
     ) as page (slug, title);
 
+    insert into public.knowledge_questions (org_id, question, answer_markdown, audience, created_by)
+    select org, q.question, q.answer, q.audience, pg_temp.id(c.slug || ' ops')
+    from (
+        values
+        (
+            'vigia', 'Qual é o horário de atendimento?', 'public',
+            'O centro de operações vigia dia e noite, todos os dias do ano. O atendimento '
+            'comercial funciona de segunda a sexta, das 9h às 18h, no horário de Brasília.'
+        ),
+        (
+            'vigia', 'Em quanto tempo vocês respondem a um incidente?', 'public',
+            'Um incidente crítico tem a primeira resposta em até 15 minutos, a qualquer hora. '
+            'Incidentes de gravidade média são atendidos em até 4 horas.'
+        ),
+        (
+            'vigia', 'Como funciona a adequação à LGPD?', 'public',
+            E'A adequação à LGPD começa por um mapeamento dos dados pessoais e leva de 60 a 90 '
+            'dias.\n\nNo fim a empresa recebe o registro das operações de tratamento, a política '
+            'de privacidade e um plano de resposta a titulares.'
+        ),
+        (
+            'vigia', 'Com que frequência o backup é testado?', 'public',
+            'Todo backup gerenciado passa por um teste de restauração por mês, e o relatório do '
+            'teste é enviado ao cliente.'
+        ),
+        (
+            'vigia', 'Quem autoriza o isolamento de um servidor de cliente?', 'internal',
+            'O isolamento de um servidor em produção é autorizado pelo gestor técnico do contrato; '
+            'fora do horário comercial, pelo plantonista sênior.'
+        ),
+        (
+            'claquete', 'Qual é o prazo de entrega de um vídeo institucional?', 'public',
+            'Um vídeo institucional fica pronto em 30 dias corridos depois da aprovação do '
+            'roteiro, com duas rodadas de ajustes incluídas.'
+        ),
+        (
+            'claquete', 'O que está incluído no pacote de redes sociais?', 'public',
+            'O pacote mensal de redes sociais inclui um dia de gravação, oito vídeos verticais com '
+            'legenda e a entrega nos formatos de cada rede.'
+        ),
+        (
+            'claquete', 'Vocês fazem transmissão ao vivo fora de São Paulo?', 'public',
+            'Sim, a transmissão ao vivo é feita em todo o Brasil. Fora da Grande São Paulo, '
+            'deslocamento e hospedagem da equipe são cobrados à parte.'
+        ),
+        (
+            'claquete', 'Por quanto tempo as imagens ficam guardadas?', 'public',
+            'O material bruto fica guardado por 12 meses; os vídeos finais, enquanto o cliente '
+            'quiser.'
+        ),
+        (
+            'claquete', 'Quem aprova horas extras em dia de gravação?', 'internal',
+            'Horas extras em dia de gravação são aprovadas pelo produtor executivo antes de a '
+            'diária terminar.'
+        )
+    ) as q (slug, question, audience, answer)
+    where q.slug = c.slug;
+
     insert into public.brand_assets (org_id, name, kind, content, sort_order) values
     (org, 'Cor principal', 'colour', '#0b5fff', 1),
     (org, 'Cor de apoio', 'colour', '#101828', 2),

@@ -26,7 +26,8 @@ from tests.integrations.fakes.llm import (
 )
 from tests.integrations.outside import open_pool
 from tests.people import Org, World
-from tests.rules.test_chat import Chat, add_document, ask, ask_as_visitor, one
+from tests.rules.test_chat import Chat, add_document, ask, ask_as_visitor
+from tests.rules.test_ops_playbooks import one
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command()(chat)
 
 
-def chat(  # noqa: PLR0913 - the options of a command
+def chat(
     question: Annotated[str, typer.Argument(help="What to ask, in Portuguese.")],
     *,
     org: OrgOption = None,
@@ -108,7 +108,7 @@ def _asker(connection: Any, org: dict[str, Any], email: str | None) -> UUID:  # 
     return person
 
 
-async def _ask(  # noqa: PLR0913 - what is asked
+async def _ask(
     question: str,
     org: dict[str, Any],
     asker: UUID | None,
