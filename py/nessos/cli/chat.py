@@ -217,7 +217,7 @@ def _print_sources(citations: list[dict[str, Any]]) -> None:
     if citations:
         output.say()
     for source in citations:
-        place = " › ".join(filter(None, (source["title"], source["heading"])))
+        place = ", ".join(filter(None, (source["title"], source["heading"])))
         address = f" ({source['url']})" if source["url"] else ""
         output.say(f"[{source['number']}] {place}{address}")
         output.say(f"    “{' '.join(source['quote'].split())}”")

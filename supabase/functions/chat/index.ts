@@ -69,7 +69,13 @@ async function ask(request: Request, fields: Fields): Promise<Response> {
   };
   // The token is shown once, to whoever has begun.
   const known = { session: thread.session, ...(asked.token && { token: asked.token }) };
-  return await answer(request, thread, known);
+  return await answer(request, thread, known, patience(request));
+}
+
+// RFC 7240: "Prefer: wait=5" waits five seconds for the answer, "wait=0" not at all.
+function patience(request: Request): number {
+  const preferred = /(?:^|[,;\s])wait=(\d{1,4})\b/.exec(request.headers.get("prefer") ?? "")?.[1];
+  return Math.min(preferred ? Number(preferred) * 1000 : waitMs, waitMs);
 }
 
 async function read(request: Request, query: URLSearchParams): Promise<Response> {
@@ -92,7 +98,7 @@ async function answer(
   request: Request,
   thread: Thread,
   known: Fields,
-  patienceMs = waitMs,
+  patienceMs: number,
 ): Promise<Response> {
   if (/\btext\/event-stream\b/.test(request.headers.get("accept") ?? "")) {
     return stream(request, thread, known);
@@ -170,6 +176,7 @@ Deno.serve(crossOrigin({
     "authorization",
     "content-type",
     "idempotency-key",
+    "prefer",
     "x-chat-token",
     "x-client-info",
   ],
