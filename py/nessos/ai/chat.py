@@ -23,7 +23,6 @@ from nessos.ai.acting import acting, person_claims
 from nessos.ai.gateway import Gateway, Message, Reply
 from nessos.errors import AnswerError, GiveUpError, RuleError, UpstreamError
 from nessos.jobs.entrypoint import Entrypoint, RetryPolicy
-from nessos.knowledge.search import search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +46,9 @@ _PATIENCE: Final = RetryPolicy((1, 4))
 """Somebody waits."""
 
 _BEGIN: Final = "select * from app.begin_answer(%s, %s)"
+_SEARCH: Final = """
+select chunk_id from public.search_knowledge(%s, %s, %s::text::extensions.halfvec, %s, %s)
+"""
 _NOTE: Final = "select * from app.note_passages(%s, %s, %s, %s)"
 _STREAM: Final = "select app.stream_answer(%s, %s, %s, %s) as is_ours"
 _FINISH: Final = "select app.finish_answer(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) as stored"
@@ -188,17 +190,8 @@ async def write(pool: Pool, gateway: Gateway, turn: Turn) -> str:
         SupersededError: Another has the answer by now.
         DatabaseError: The database refused or does not answer.
     """
-    claims = person_claims(turn.person) if turn.person else {"role": "anon"}
-    async with acting(pool, claims=claims) as connection:
-        found = await search(
-            connection,
-            gateway,
-            org_id=turn.org_id,
-            query=turn.query,
-            limit=_PASSAGES,
-            audience=turn.audience,
-        )
-    shown = await _rows(pool, _NOTE, (*turn.key, [hit.chunk_id for hit in found.hits]))
+    found = await _search(pool, gateway, turn)
+    shown = await _rows(pool, _NOTE, (*turn.key, found))
     passages = [Passage(**row) for row in shown]
     try:
         reply = await gateway.complete(
@@ -263,6 +256,22 @@ def messages(turn: Turn, passages: Sequence[Passage]) -> list[Message]:
         *earlier,
         Message("user", json.dumps(asked, ensure_ascii=False)),
     ]
+
+
+async def _search(pool: Pool, gateway: Gateway, turn: Turn) -> list[UUID]:
+    """Find passages as the asker; by words alone where no vector can be had."""
+    vector = None
+    try:
+        embeddings = await gateway.embed(org_id=turn.org_id, texts=[turn.query])
+        vector = str(embeddings.vectors[0])
+    except UpstreamError as error:
+        log.info("searched by words", message_id=str(turn.message_id), error=error.message)
+    claims = person_claims(turn.person) if turn.person else {"role": "anon"}
+    async with acting(pool, claims=claims) as connection:
+        cursor = await connection.execute(
+            _SEARCH, (turn.org_id, turn.query, vector, _PASSAGES, turn.audience)
+        )
+        return [row["chunk_id"] for row in await cursor.fetchall()]
 
 
 class _Stream:
