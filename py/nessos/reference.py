@@ -54,7 +54,7 @@ def data_dictionary(url: str) -> str:
 
     Returns:
         Markdown: tables and views by module, functions, events, errors, state machines, settings,
-        the permission matrix.
+        the permission matrix, indices, tools of agents.
     """
     names = re.split(r"^-- (\w+)$", _QUERIES.read_text(encoding="utf-8"), flags=re.MULTILINE)
     with psycopg.connect(url, row_factory=dict_row) as connection:
@@ -91,6 +91,8 @@ def data_dictionary(url: str) -> str:
         ("Settings of an organisation", "settings", ("key", "type", "default", "meaning")),
         ("Permission matrix", "matrix", ("module", "read all", "read own", "write all", "own")),
         ("Indices", "indices", ("index", "module", "unit", "version", "meaning")),
+        ("Tools of agents", "tools", ("tool", "module", "writes", "reaches people", "meaning")),
+        ("Arguments of tools", "arguments", ("tool", "argument", "needed", "schema", "meaning")),
     ):
         parts.append(f"## {title}\n\n" + _table(head, (row.values() for row in found[name])))
     return "\n\n".join(parts) + "\n"

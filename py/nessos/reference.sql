@@ -107,3 +107,24 @@ select
     i.description
 from public.index_definitions as i
 order by i.index_key;
+
+-- tools
+select
+    format('`%s`', c.tool) as tool,
+    c.module,
+    case when c.is_writing then 'yes' else 'no' end as writes,
+    case when c.is_outward then 'yes' else 'no' end as reaches,
+    c.description
+from app.agent_tool_catalog() as c
+order by c.tool;
+
+-- arguments
+select
+    format('`%s`', c.tool) as tool,
+    format('`%s`', p.name) as argument,
+    case when c.parameters -> 'required' ? p.name then 'yes' else 'no' end as needed,
+    format('`%s`', (p.schema - 'description')::text) as schema,
+    p.schema ->> 'description' as description
+from app.agent_tool_catalog() as c
+cross join lateral jsonb_each(c.parameters -> 'properties') as p (name, schema)
+order by c.tool asc, c.parameters -> 'required' ? p.name desc, p.name asc;

@@ -175,7 +175,7 @@ $$;
 comment on function app.object_schema(text[], oid[], boolean[], jsonb) is
     'JSON schema of an object with these members.';
 
-create function app.agent_tool_catalog()
+create function app.agent_tool_catalog(name text default null)
 returns table (
     tool text, oid oid, description text, parameters jsonb, module text, is_outward boolean,
     is_writing boolean
@@ -225,12 +225,15 @@ as $$
             ) as found on true
         ) as line
     ) as words
-    where p.pronamespace = 'agent_tools'::regnamespace
+    where
+        p.pronamespace = 'agent_tools'::regnamespace
+        and (agent_tool_catalog.name is null or p.proname = agent_tool_catalog.name)
     order by p.proname
 $$;
-comment on function app.agent_tool_catalog() is
-    'Every tool as the catalog knows it: what it does, the JSON schema of its arguments, the '
-    'module whose writers answer for it, whether it reaches somebody, whether it may write.';
+comment on function app.agent_tool_catalog(text) is
+    'Every tool, or the one of this name, as the catalog knows it: what it does, the JSON schema '
+    'of its arguments, the module whose writers answer for it, whether it reaches somebody, '
+    'whether it may write.';
 
 create function app.agent_tool_schemas(org uuid, agent uuid)
 returns table (tool text, description text, parameters jsonb, module text, is_outward boolean)
@@ -422,7 +425,7 @@ declare
     v_given text[];
     v_result jsonb;
 begin
-    select c.* into v_tool from app.agent_tool_catalog() as c where c.tool = call_agent_tool.tool;
+    select c.* into v_tool from app.agent_tool_catalog(coalesce(call_agent_tool.tool, '')) as c;
     if v_tool.oid is null then
         perform app.raise_error(
             'tool_unknown', format('There is no tool %s.', left(call_agent_tool.tool, 60)),
@@ -641,7 +644,7 @@ alter table app.agent_tool_results enable row level security;
 
 grant execute on function
 app.base_type(oid), app.domain_schema(oid), app.type_schema(oid),
-app.object_schema(text[], oid[], boolean[], jsonb), app.agent_tool_catalog(),
+app.object_schema(text[], oid[], boolean[], jsonb), app.agent_tool_catalog(text),
 app.value_problem(jsonb, oid, text), app.object_problem(jsonb, jsonb, jsonb, text),
 app.recall_tool_result(text, jsonb), app.keep_tool_result(text, jsonb, jsonb),
 app.call_agent_tool(text, jsonb)

@@ -24,6 +24,7 @@ from tests.people import (
 )
 from tests.rules.test_crm import add_lead
 from tests.rules.test_ops_playbooks import one
+from tests.schema.laws import LAWS
 
 
 def call(db: Connection, tool: str, **arguments: Any) -> Any:
@@ -98,6 +99,26 @@ def test_the_schema_of_every_type_a_tool_may_take(db: Connection) -> None:
         "g": {"type": "boolean"},
     }
     assert row[4]["required"] == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_the_example_of_the_guide_is_a_tool_that_keeps_the_laws(
+    db: Connection, world: World
+) -> None:
+    guide = (Path(ROOT) / "docs" / "agents.md").read_text()
+    example = guide.partition("## Writing a tool")[2].partition("```sql\n")[2].partition("```")[0]
+    db.execute(
+        "create function app.rate_agent_supplier(uuid, integer, text) returns jsonb language sql"
+        " set search_path = '' as $$ select jsonb_build_object('stars', $2) $$;"
+        " grant execute on function app.rate_agent_supplier(uuid, integer, text) to authenticated"
+    )
+    db.execute(example)
+    for name, check in LAWS.items():
+        if name.startswith(("a_tool_", "tools_are")):
+            assert check(db) == [], name
+    with as_agent(db, world.a):
+        assert call(db, "rate_supplier", supplier=uuid4(), stars=5) == {"stars": 5}
+        with refused("tool_arguments_invalid"):
+            call(db, "rate_supplier", supplier=uuid4(), stars=6)
 
 
 def test_tools_that_reach_somebody_say_so(db: Connection) -> None:
