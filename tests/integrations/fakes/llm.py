@@ -16,6 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -124,6 +125,13 @@ class FakeModels(FakeServer):
         """Start as a server."""
         super().__init__(self.handle)
         self._script: deque[Response | Callable[[Asked], Response]] = deque()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:  # fmt: skip
+        """End, and have nobody take a setting that names this server for the truth."""
+        super().__exit__(kind, error, trace)
+        load.cache_clear()
 
     def script(self, *responses: Response | Callable[[Asked], Response]) -> None:
         """Say what is answered next, one after the other; then `respond` is asked again."""
