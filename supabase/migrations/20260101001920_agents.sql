@@ -450,15 +450,9 @@ as $$
 begin
     return query
     select
-        s.tool, s.description, s.parameters, s.module, g.mode,
-        -- What may write is volatile to Postgres: there is no second list.
-        exists (
-            select from pg_catalog.pg_proc as p
-            inner join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
-            where n.nspname = 'agent_tools' and p.proname = s.tool and p.provolatile = 'v'
-        ),
-        s.is_outward
+        s.tool, s.description, s.parameters, s.module, g.mode, c.is_writing, s.is_outward
     from app.agent_tool_schemas(agent_tools.org, agent_tools.agent) as s
+    inner join app.agent_tool_catalog() as c on c.tool = s.tool
     cross join lateral app.agent_grant(agent_tools.org, agent_tools.agent, s.tool) as g
     order by s.tool;
 end;
@@ -1463,6 +1457,12 @@ app.complete_agent_run(uuid, uuid, integer, text, jsonb), app.sweep_agent_runs()
 to service_role;
 
 -- 6. Reference rows
+
+insert into app.agent_kinds (kind, name, description, instructions, purpose, fallback) values
+(
+    'custom', 'Agente próprio', 'Faz o que a organização escreve em suas instruções.',
+    'Ajude a equipe com o que for pedido, usando as ferramentas disponíveis.', 'reasoning', null
+);
 
 insert into app.allowed_moves (machine, from_state, to_state) values
 ('agent_runs', 'queued', 'running'),
