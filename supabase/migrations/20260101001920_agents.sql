@@ -1387,7 +1387,7 @@ comment on function app.sweep_agent_runs() is
 
 -- 3. Triggers
 
-create trigger agents_05_prepare
+create trigger agents_50_prepare
 before insert on public.agents
 for each row execute function app.prepare_agent();
 
@@ -1434,10 +1434,8 @@ on public.agent_runs, public.agent_steps, public.agent_approvals from service_ro
 alter table app.agent_kinds enable row level security;
 alter table app.agent_kind_grants enable row level security;
 create policy agent_kinds_select on app.agent_kinds for select
-to authenticated, service_role, analyst using (true);
-create policy agent_kind_grants_select on app.agent_kind_grants for select
-to authenticated, service_role, analyst using (true);
-grant select on app.agent_kinds, app.agent_kind_grants to authenticated, service_role, analyst;
+to authenticated, service_role using (true);
+grant select on app.agent_kinds to authenticated, service_role;
 
 grant execute on function
 app.run_agent(uuid, text, jsonb, jsonb, text), public.run_agent(uuid, text, jsonb, jsonb, text),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cron import jobs as cron
 from nessos import events
 from nessos.ai import chat
+from nessos.ai import run as agents
 from nessos.bcb import jobs as bcb
 from nessos.messaging import delivery
 from nessos.omie import jobs as omie
@@ -31,4 +32,5 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *outbound.ENTRYPOINTS,
         *delivery.ENTRYPOINTS,
         *chat.ENTRYPOINTS,
+        *agents.ENTRYPOINTS,
     )
