@@ -117,8 +117,8 @@ def acting(
             yield
         return
     previous = db.execute(
-        "select current_setting('role'), current_setting('request.jwt.claims', true),"
-        " current_setting('request.headers', true)"
+        "select current_setting('role') as role, current_setting('request.jwt.claims', true) as claims,"
+        " current_setting('request.headers', true) as headers"
     ).fetchone()
     assert previous is not None
     _become(db, role, json.dumps(claims) if claims is not None else "", json.dumps(headers or {}))

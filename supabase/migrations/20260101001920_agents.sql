@@ -393,7 +393,10 @@ begin
             'agent_grant_invalid', format('%s is not a tool.', left(new.tool, 60)),
             'Tools are the functions of schema agent_tools.'
         );
-    elsif new.threshold_argument <> all (coalesce(v_arguments, '{}')) then
+    elsif
+        new.threshold_argument is not null
+        and new.threshold_argument <> all (coalesce(v_arguments, '{}'))
+    then
         perform app.raise_error(
             'agent_grant_invalid',
             format('%s has no argument %s.', new.tool, left(new.threshold_argument, 60)), null
@@ -702,7 +705,7 @@ declare
     v_reason text;
 begin
     if v_run.status not in ('queued', 'running') then
-        return jsonb_build_object('do', 'rest', 'status', v_run.status);
+        return jsonb_build_object('do', 'rest', 'status', v_run.status, 'reason', v_run.reason);
     end if;
     select * into v_agent from public.agents as a
     where a.org_id = next_agent_step.org and a.id = v_run.agent_id;
