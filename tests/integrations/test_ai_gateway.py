@@ -78,13 +78,13 @@ class House:
         given = {"messages": [Message("user", content)], **options}
         return self.play(lambda it: it.complete(org_id=self.org, purpose=purpose, **given))  # type: ignore[no-any-return]
 
-    def stream(self, **options: Any) -> Reply:
+    def stream(self, content: str = "Olá", **options: Any) -> Reply:
         """Ask once, and take the answer as it comes."""
 
         async def listen(text: str) -> None:
             self.told.append(text)
 
-        return self.complete(on_text=listen, **options)
+        return self.complete(content, on_text=listen, **options)
 
     def embed(self, *texts: str) -> Any:
         """Embed once."""
@@ -227,6 +227,15 @@ def test_tokens_that_are_not_told_are_estimated(house: House) -> None:
     assert reply.completion_tokens == 100
     assert 100 <= reply.prompt_tokens <= 150
     assert house.rows()[0]["is_estimated"]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_no_database_stores_does_no_harm(house: House, is_streamed: bool) -> None:  # noqa: FBT001
+    house.models.script(Say("a\x00b \ud83d\ude00 \ud83d fim", pieces=20, model="m\x00"))
+    reply = (house.stream if is_streamed else house.complete)(content="olá\x00 \ud83d")
+    assert reply.text == "ab \U0001f600 \ufffd fim"
+    assert house.ledger == [("openai", "succeeded")]
+    assert house.models.asked[0].last == "olá \ufffd"
 
 
 # --- Streams --------------------------------------------------------------------------------------
@@ -400,6 +409,10 @@ def test_a_conversation_longer_than_a_models_context_goes_to_one_that_takes_it(h
     house.plug("openai", "gemini")
     assert house.complete("x" * 600_000).model == "gemini-2.5-pro"
     assert len(house.models.asked) == 1
+    house.plug("openai")
+    with pytest.raises(GiveUpError, match="longer than its context"):
+        house.complete("x" * 600_000)
+    assert house.notices == []
 
 
 def test_without_a_key_nothing_is_asked(house: House) -> None:

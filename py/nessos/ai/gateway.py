@@ -8,24 +8,32 @@ each request its cost is reserved, after it what it has cost is booked (`app.beg
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import openai
 import structlog
 from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
-from openai.types.chat import ChatCompletion
-from psycopg.types.json import Jsonb
-from pydantic import ValidationError
 
+from nessos.ai.conversation import (
+    Embeddings,
+    Finish,
+    Message,
+    Reply,
+    ToolCall,
+    clean,
+    find_mistake,
+    stored,
+    to_json,
+    unfenced,
+    wire,
+)
+from nessos.ai.draft import BYTES_PER_TOKEN, Bill, Draft
+from nessos.ai.ledger import Booking, Ledger, PendingError
 from nessos.ai.masking import Mask
 from nessos.ai.providers import QuotaError, fault, services
 from nessos.db import translated
@@ -37,13 +45,13 @@ from nessos.errors import (
     RetryError,
     RoutesDownError,
     UpstreamError,
-    WaitError,
 )
 from nessos.http import NotMadeError
 from nessos.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from uuid import UUID
 
     from pydantic import BaseModel
 
@@ -51,12 +59,12 @@ if TYPE_CHECKING:
     from nessos.http import Ending, Http
     from nessos.jobs.entrypoint import Pool
 
+__all__ = ["DIMENSIONS", "Embeddings", "Finish", "Gateway", "Message", "Reply", "ToolCall"]
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.ai")
 
 DIMENSIONS: Final = 1536
 """Of every vector that is kept."""
-
-Finish = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
 
 _FINISHES: Final[dict[str, Finish]] = {
     "stop": "stop",
@@ -65,87 +73,11 @@ _FINISHES: Final[dict[str, Finish]] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
-_BYTES_PER_TOKEN: Final = 4
-"""What a text is taken for where the provider does not count; of one of its tokens at least 1."""
-
 _BATCH_TEXTS, _BATCH_BYTES = 512, 300_000
 _ROUNDING: Final = 1e-4
 _NULL: Final = Decimal(0)
 
 _ROUTES: Final = "select * from app.find_ai_routes(%s)"
-_BEGIN: Final = "select * from app.begin_ai_call(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_SETTLE: Final = "select app.settle_ai_call(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) as cost"
-_TELL: Final = "select app.tell_ai_failure(%s, %s, %s)"
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """What a model wants called.
-
-    Attributes:
-        id: Its name for the call; the result refers to it.
-        name: The tool.
-        arguments: JSON as the model wrote it: it may be broken, or hold what nobody asked for.
-    """
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Message:
-    """A turn of a conversation.
-
-    Attributes:
-        role: Who speaks.
-        content: What is said.
-        tool_calls: What the assistant wanted called; each needs its answer, of role tool.
-        tool_call_id: Which call a tool's result answers.
-    """
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model answered.
-
-    Attributes:
-        text: The answer, or the words of a refusal; with a schema: JSON that follows it.
-        tool_calls: What it wants called.
-        finish: Why it ended; length: it was cut at max_tokens.
-        model: Who answered, as the provider names it.
-        call_id: Its row in `public.ai_calls`.
-        prompt_tokens: Of all requests this took.
-        completion_tokens: The same.
-        cost_brl: The same.
-    """
-
-    text: str | None
-    tool_calls: tuple[ToolCall, ...]
-    finish: Finish
-    model: str
-    call_id: UUID
-    prompt_tokens: int
-    completion_tokens: int
-    cost_brl: Decimal
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Vectors of texts.
-
-    Attributes:
-        model: By which; vectors of different models do not compare.
-        vectors: One per text, of 1,536 numbers and length 1.
-    """
-
-    model: str
-    vectors: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -167,84 +99,6 @@ class _Route:
     @property
     def name(self) -> str:
         return f"{self.service.provider.name} {self.model}"
-
-
-@dataclass
-class _Draft:
-    """An answer while it comes."""
-
-    model: str | None = None
-    request_id: str | None = None
-    text: str = ""
-    refusal: str = ""
-    calls: dict[int, dict[str, str]] = field(default_factory=dict)
-    slots: dict[int, int] = field(default_factory=dict)
-    finish: str | None = None
-    usage: Any = None
-
-    def written(self) -> int:
-        """Estimate the tokens written so far."""
-        arguments = "".join(part["name"] + part["arguments"] for part in self.calls.values())
-        return _estimate(self.text + self.refusal + arguments)
-
-    def add(self, part: Any, *, is_fragment: bool = False) -> None:  # noqa: ANN401 - not validated
-        """Take a message, or a fragment of one."""
-        self.text += part.content or ""
-        self.refusal += getattr(part, "refusal", None) or ""
-        for place, call in enumerate(part.tool_calls or ()):
-            known = self._slot(call.index if is_fragment else place, call.id)
-            # Id and name come whole, in the first fragment; some servers repeat them.
-            known["id"] = known["id"] or call.id or ""
-            if call.function:
-                known["name"] = known["name"] or call.function.name or ""
-                known["arguments"] += call.function.arguments or ""
-
-    def _slot(self, index: int | None, call_id: str | None) -> dict[str, str]:
-        """Find the call a fragment belongs to: by its index, which some servers leave at 0."""
-        slot = self.slots.get(index or 0)
-        if slot is None or (call_id and self.calls[slot]["id"] not in ("", call_id)):
-            slot = self.slots[index or 0] = len(self.calls)
-            self.calls[slot] = {"id": "", "name": "", "arguments": ""}
-        return self.calls[slot]
-
-
-@dataclass
-class _Bill:
-    """What one request has used.
-
-    Attributes:
-        prompt: Tokens sent.
-        cached: Of them, those the provider knew.
-        completion: Tokens written.
-        is_estimated: Whether the provider did not say.
-    """
-
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-    is_estimated: bool = False
-
-    def add_estimate(self, prompt: int, completion: int) -> None:
-        """Count what a provider is taken to have done before it failed."""
-        self.prompt += prompt
-        self.completion += completion
-        self.is_estimated = True
-
-    def add_usage(self, usage: Any, prompt: int, completion: int | None) -> None:  # noqa: ANN401
-        """Count what the provider says; what it does not is estimated. None: nothing is written."""
-        said = getattr(usage, "prompt_tokens", None)
-        if not isinstance(said, int) or said < 0:
-            self.add_estimate(prompt, completion or 0)
-            return
-        self.prompt += said
-        known = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
-        self.cached += min(known, said) if isinstance(known, int) and known > 0 else 0
-        if completion is not None:
-            written = getattr(usage, "completion_tokens", None)
-            if isinstance(written, int) and written >= 0:
-                self.completion += written
-            else:
-                self.add_estimate(0, completion)
 
 
 @dataclass
@@ -278,26 +132,12 @@ class _Work:
     mask: Mask
     messages: list[dict[str, Any]]
     open_messages: list[dict[str, Any]]
-    bill: _Bill = field(default_factory=_Bill)
+    bill: Bill = field(default_factory=Bill)
     cost_brl: Decimal = _NULL
 
 
-@dataclass
-class _Booking:
-    """One request in the ledger."""
-
-    id: UUID
-    org_id: UUID
-    is_masking: bool
-    began_at: float
-    estimate: int
-    bill: _Bill = field(default_factory=_Bill)
-    model: str | None = None
-    request_id: str | None = None
-
-
-class _PendingError(WaitError):
-    """Another call has to end first."""
+class _TooLongError(GiveUpError):
+    """The conversation is longer than the model's context."""
 
 
 class Gateway:
@@ -311,6 +151,7 @@ class Gateway:
     def __init__(self, pool: Pool, http: Http) -> None:
         self._pool = pool
         self._http = http
+        self._ledger = Ledger(pool)
 
     async def complete(  # noqa: PLR0913 - what a model can be told
         self,
@@ -368,14 +209,14 @@ class Gateway:
             key=idempotency_key,
             on_text=on_text,
             mask=mask,
-            messages=[_wire(message, mask.hide) for message in messages],
-            open_messages=[_wire(message, lambda text: text) for message in messages],
+            messages=[wire(message, mask.hide) for message in messages],
+            open_messages=[wire(message, lambda text: text) for message in messages],
         )
         failures: dict[str, UpstreamError] = {}
         for route in routes:
             try:
                 return await self._answer(route, work)
-            except (BudgetError, _PendingError):
+            except (BudgetError, PendingError):
                 raise
             except UpstreamError as error:
                 failures[route.name] = error
@@ -384,7 +225,9 @@ class Gateway:
                     provider=route.service.provider.name, error=error.message,
                 )  # fmt: skip
                 if isinstance(error, QuotaError):
-                    await self._tell(org_id, "ai_quota_exhausted", route.service.provider.name)
+                    await self._ledger.tell(
+                        org_id, "ai_quota_exhausted", route.service.provider.name
+                    )
         raise await self._all_failed(org_id, purpose, failures)
 
     async def embed(
@@ -413,6 +256,7 @@ class Gateway:
         route = (await self._routes(purpose))[0]
         if any(not text.strip() for text in texts):
             raise GiveUpError("an empty text has no vector")
+        texts = [clean(text) for text in texts]
         mask = Mask.of(texts)
         vectors: list[list[float]] = []
         for batch in _batches(texts):
@@ -473,7 +317,7 @@ class Gateway:
     async def _answer(self, route: _Route, work: _Work) -> Reply:
         """Ask one route; an answer that does not follow the schema is given back once."""
         reply = await self._request(route, work, work.messages, work.open_messages)
-        mistake = _mistake(reply, work.schema)
+        mistake = find_mistake(reply, work.schema)
         if mistake is None:
             return reply
         if reply.finish == "length":
@@ -490,7 +334,7 @@ class Gateway:
         reply = await self._request(
             route, work, work.messages + hidden, work.open_messages + mended
         )
-        if mistake := _mistake(reply, work.schema):
+        if mistake := find_mistake(reply, work.schema):
             raise AnswerError(f"{route.name}: the answer does not follow its schema")
         return reply
 
@@ -502,16 +346,19 @@ class Gateway:
         open_messages: list[dict[str, Any]],
     ) -> Reply:
         """Reserve, send, settle."""
-        size = len(_json([messages, work.tools, _schema(work.schema)]).encode())
-        if route.context_tokens and size // _BYTES_PER_TOKEN > route.context_tokens:
-            raise GiveUpError(f"{route.name}: the conversation is longer than its context")
-        booking = await self._begin(
-            route, org_id=work.org_id, agent_id=work.agent_id, purpose=work.purpose,
+        size = max(
+            len(to_json(_body(route, work, sent)).encode()) for sent in (messages, open_messages)
+        )
+        if route.context_tokens and size // BYTES_PER_TOKEN > route.context_tokens:
+            raise _TooLongError(f"{route.name}: the conversation is longer than its context")
+        booking = await self._ledger.begin(
+            provider=route.service.provider, model=route.model, org_id=work.org_id,
+            agent_id=work.agent_id, purpose=work.purpose,
             size=size, max_tokens=work.max_tokens, key=work.key, input_=messages,
         )  # fmt: skip
         if isinstance(booking, dict):
-            return _stored(booking, work.mask)
-        draft = _Draft()
+            return stored(booking, work.mask)
+        draft = Draft()
         try:
             draft = await self._http.perform(
                 route.service.provider,
@@ -524,9 +371,9 @@ class Gateway:
             )
             reply = _reply(draft, booking, work)
         except BaseException as error:
-            work.cost_brl += await asyncio.shield(self._fail(booking, error))
+            work.cost_brl += await asyncio.shield(self._ledger.fail(booking, error))
             raise
-        status = "rejected" if _mistake(reply, work.schema) else "succeeded"
+        status = "rejected" if find_mistake(reply, work.schema) else "succeeded"
         output = {
             "text": work.mask.hide(reply.text) if reply.text else reply.text,
             "tool_calls": [
@@ -535,7 +382,7 @@ class Gateway:
             ],
             "finish": reply.finish,
         }
-        work.cost_brl += await asyncio.shield(self._settle(booking, status, output))
+        work.cost_brl += await asyncio.shield(self._ledger.settle(booking, status, output))
         work.bill.prompt += booking.bill.prompt
         work.bill.completion += booking.bill.completion
         return replace(
@@ -550,12 +397,12 @@ class Gateway:
         route: _Route,
         work: _Work,
         messages: list[dict[str, Any]],
-        booking: _Booking,
+        booking: Booking,
         ending: Ending,
-    ) -> _Draft:
+    ) -> Draft:
         """Send one request and read its answer."""
         service = route.service
-        draft = _Draft()
+        draft = Draft()
         try:
             create: Any = self._client(service).chat.completions.create
             body = _body(route, work, messages)
@@ -566,7 +413,7 @@ class Gateway:
                 )
                 await self._read(stream, draft, work, booking)
             else:
-                _take(await create(**body, timeout=service.provider.timeout_s), draft)
+                draft.take(await create(**body, timeout=service.provider.timeout_s))
             ending.status = 200
         except UpstreamError as error:
             _count_lost(booking, draft, error)
@@ -579,12 +426,13 @@ class Gateway:
             # Nobody waits for the answer any more; what was written is paid for.
             booking.bill.add_estimate(booking.estimate, draft.written())
             raise
+        draft.end()
         booking.model, booking.request_id = draft.model, draft.request_id
         booking.bill.add_usage(draft.usage, booking.estimate, draft.written())
         return draft
 
     async def _read(
-        self, stream: openai.AsyncStream[Any], draft: _Draft, work: _Work, booking: _Booking
+        self, stream: openai.AsyncStream[Any], draft: Draft, work: _Work, booking: Booking
     ) -> None:
         draft.request_id = stream.response.headers.get("x-request-id")
         async with stream:
@@ -599,7 +447,7 @@ class Gateway:
                     continue
                 draft.add(choice.delta, is_fragment=True)
                 if choice.delta.content and work.on_text:
-                    text = draft.text
+                    text = clean(draft.text)
                     if booking.is_masking:
                         text = work.mask.restore(text, is_partial=draft.finish is None)
                     try:
@@ -615,8 +463,9 @@ class Gateway:
         self, route: _Route, org_id: UUID, purpose: str, texts: list[str], hidden: list[str]
     ) -> list[list[float]]:
         size = sum(len(text.encode()) for text in hidden)
-        booking = await self._begin(
-            route, org_id=org_id, agent_id=None, purpose=purpose, size=size, max_tokens=0,
+        booking = await self._ledger.begin(
+            provider=route.service.provider, model=route.model, org_id=org_id,
+            agent_id=None, purpose=purpose, size=size, max_tokens=0,
             key=None, input_=None,
         )  # fmt: skip
         if isinstance(booking, dict):
@@ -631,15 +480,15 @@ class Gateway:
                 operation=f"embed {route.model}",
             )
         except BaseException as error:
-            await asyncio.shield(self._fail(booking, error))
+            await asyncio.shield(self._ledger.fail(booking, error))
             if isinstance(error, QuotaError):
-                await self._tell(org_id, "ai_quota_exhausted", route.service.provider.name)
+                await self._ledger.tell(org_id, "ai_quota_exhausted", route.service.provider.name)
             raise
-        await asyncio.shield(self._settle(booking, "succeeded", None))
+        await asyncio.shield(self._ledger.settle(booking, "succeeded", None))
         return vectors
 
     async def _ask_vectors(
-        self, route: _Route, texts: list[str], booking: _Booking, ending: Ending
+        self, route: _Route, texts: list[str], booking: Booking, ending: Ending
     ) -> list[list[float]]:
         service = route.service
         what = f"{service.provider.name} embed {route.model}"
@@ -663,7 +512,7 @@ class Gateway:
             booking.bill.add_estimate(booking.estimate, 0)
             raise
         ending.status = 200
-        booking.model = answer.model
+        booking.model = clean(str(answer.model))[:200]
         booking.bill.add_usage(answer.usage, booking.estimate, None)
         if numbers != list(range(len(texts))):
             raise GiveUpError(f"{what}: {len(vectors)} vectors for {len(texts)} texts")
@@ -677,79 +526,6 @@ class Gateway:
         # Zeros behind a vector change no cosine.
         return [_unit(vector) + [0.0] * (DIMENSIONS - len(vector)) for vector in vectors]
 
-    async def _begin(  # noqa: PLR0913 - a row of the ledger
-        self,
-        route: _Route,
-        *,
-        org_id: UUID,
-        agent_id: UUID | None,
-        purpose: str,
-        size: int,
-        max_tokens: int,
-        key: str | None,
-        input_: list[dict[str, Any]] | None,
-    ) -> _Booking | dict[str, Any]:
-        """Reserve what a request may cost; gives the answer there is already for the key.
-
-        Raises:
-            BudgetError: The budget is used up.
-            WaitError: It may be, when the calls under way have ended.
-        """
-        provider = route.service.provider
-        call_id = uuid4()
-        lease_s = provider.attempts * (provider.timeout_s + 2 * provider.max_wait_s) + 5
-        estimate = size // _BYTES_PER_TOKEN + 1
-        with translated():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(
-                    _BEGIN,
-                    (
-                        org_id, call_id, purpose, provider.name, route.model, agent_id,
-                        provider.attempts * size, estimate, provider.attempts * max_tokens,
-                        lease_s, key,
-                        Jsonb(input_) if input_ is not None else None,
-                    ),
-                )  # fmt: skip
-                row = await cursor.fetchone()
-        if row is None:
-            raise AssertionError("app.begin_ai_call gives a row")
-        match row["verdict"]:
-            case "done":
-                return dict(row["reply"])
-            case "limit":
-                raise BudgetError(
-                    f"the budget for language models is used up: {row['reason']}",
-                    "raise it with nessos ai budget set, or wait for the next period",
-                )
-            case "wait":
-                until = datetime.now(UTC) + timedelta(seconds=float(row["wait_s"]))
-                raise _PendingError(f"language models: {row['reason']}", until)
-            case _:
-                return _Booking(call_id, org_id, row["is_masking"], time.monotonic(), estimate)
-
-    async def _settle(
-        self, booking: _Booking, status: str, output: object, error: str | None = None
-    ) -> Decimal:
-        """Book what a request has cost; gives it in BRL."""
-        bill = booking.bill
-        with translated():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(
-                    _SETTLE,
-                    (
-                        booking.org_id, booking.id, status, booking.model, booking.request_id,
-                        bill.prompt, bill.cached, bill.completion, bill.is_estimated,
-                        round((time.monotonic() - booking.began_at) * 1000),
-                        Jsonb(output) if output is not None else None, error,
-                    ),
-                )  # fmt: skip
-                row = await cursor.fetchone()
-        return Decimal(row["cost"]) if row and row["cost"] is not None else _NULL
-
-    async def _fail(self, booking: _Booking, error: BaseException) -> Decimal:
-        message = error.message if isinstance(error, UpstreamError) else type(error).__name__
-        return await self._settle(booking, "failed", None, message)
-
     def _client(self, service: Service) -> AsyncOpenAI:
         connections: Any = self._http.connections(service.provider)
         return AsyncOpenAI(
@@ -759,11 +535,6 @@ class Gateway:
             http_client=connections,
         )
 
-    async def _tell(self, org_id: UUID, template: str, what: str) -> None:
-        with translated():
-            async with self._pool.connection() as connection:
-                await connection.execute(_TELL, (org_id, template, what))
-
     async def _all_failed(
         self, org_id: UUID, purpose: str, failures: dict[str, UpstreamError]
     ) -> UpstreamError:
@@ -772,34 +543,14 @@ class Gateway:
         busy = [e for e in errors if isinstance(e, NotMadeError) and not e.is_open]
         if len(busy) == len(errors):
             return min(busy, key=lambda one: one.until)
-        if all(isinstance(error, AnswerError) for error in errors):
+        if all(isinstance(error, AnswerError | _TooLongError) for error in errors):
             return errors[-1]
-        await self._tell(org_id, "ai_unavailable", purpose)
+        await self._ledger.tell(org_id, "ai_unavailable", purpose)
         return RoutesDownError(
             f"no model answers for {purpose}: "
             + "; ".join(dict.fromkeys(error.message for error in errors)),
             "see nessos integrations status, then nessos jobs retry",
         )
-
-
-def _wire(message: Message, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Write a message as the providers read it."""
-    wire: dict[str, Any] = {
-        "role": message.role,
-        "content": hide(message.content) if message.content is not None else None,
-    }
-    if message.tool_calls:
-        wire["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": hide(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        wire["tool_call_id"] = message.tool_call_id
-    return wire
 
 
 def _body(route: _Route, work: _Work, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -823,28 +574,12 @@ def _body(route: _Route, work: _Work, messages: list[dict[str, Any]]) -> dict[st
             "json_schema": {"name": work.schema.__name__, "schema": schema},
         }
     if service.needs_schema_in_words:
-        words = f"Answer with nothing but JSON that follows this JSON schema: {_json(schema)}"
+        words = f"Answer with nothing but JSON that follows this JSON schema: {to_json(schema)}"
         body["messages"] = [{"role": "system", "content": words}, *messages]
     return body
 
 
-def _take(answer: object, draft: _Draft) -> None:
-    """Read an answer that has come whole.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(answer, ChatCompletion) or not answer.choices:
-        raise TypeError
-    draft.model, draft.request_id = answer.model, answer._request_id  # noqa: SLF001 - documented
-    draft.usage = answer.usage
-    choice = answer.choices[0]
-    draft.add(choice.message)
-    # Not validated: a server may leave it out.
-    draft.finish = cast("str | None", choice.finish_reason) or "stop"
-
-
-def _reply(draft: _Draft, booking: _Booking, work: _Work) -> Reply:
+def _reply(draft: Draft, booking: Booking, work: _Work) -> Reply:
     """Make a reply, with personal data where it belongs."""
     restore = work.mask.restore if booking.is_masking else str
     calls = tuple(
@@ -856,7 +591,7 @@ def _reply(draft: _Draft, booking: _Booking, work: _Work) -> Reply:
         finish = "tool_calls"
     text = restore(draft.text) if draft.text else None
     if text and work.schema:
-        text = _unfenced(text)
+        text = unfenced(text)
     if draft.refusal and not text:
         text, finish = restore(draft.refusal), "refusal"
     return Reply(
@@ -871,63 +606,14 @@ def _reply(draft: _Draft, booking: _Booking, work: _Work) -> Reply:
     )
 
 
-def _stored(reply: dict[str, Any], mask: Mask) -> Reply:
-    """Make a reply again from what the ledger keeps of it."""
-    output = reply["output"]
-    return Reply(
-        text=mask.restore(output["text"]) if output["text"] else output["text"],
-        tool_calls=tuple(
-            ToolCall(call["id"], call["name"], mask.restore(call["arguments"]))
-            for call in output["tool_calls"]
-        ),
-        finish=output["finish"],
-        model=reply["model"],
-        call_id=UUID(reply["call_id"]),
-        prompt_tokens=reply["prompt_tokens"],
-        completion_tokens=reply["completion_tokens"],
-        cost_brl=Decimal(str(reply["cost_brl"])),
-    )
-
-
-def _mistake(reply: Reply, schema: type[BaseModel] | None) -> str | None:
-    """Say what is wrong with an answer; None when it follows the schema, or need not."""
-    if schema is None or reply.tool_calls or reply.finish in {"refusal", "content_filter"}:
-        return None
-    try:
-        schema.model_validate_json(reply.text or "")
-    except ValidationError as error:
-        places = [
-            f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False)
-        ]
-        return "; ".join(places)[:1000]
-    return None
-
-
-def _count_lost(booking: _Booking, draft: _Draft, error: UpstreamError) -> None:
+def _count_lost(booking: Booking, draft: Draft, error: UpstreamError) -> None:
     """Count what a provider may have done, and bills, although its answer has not come."""
     if error.is_uncertain or draft.text or draft.calls:
         booking.bill.add_estimate(booking.estimate, draft.written())
 
 
-def _unfenced(text: str) -> str:
-    """Give the JSON of an answer that has put it between ``` and ```."""
-    inner = text.strip()
-    if inner.startswith("```") and inner.endswith("```"):
-        return inner[3:-3].removeprefix("json").strip()
-    return inner
-
-
 def _schema(schema: type[BaseModel] | None) -> dict[str, Any] | None:
     return schema.model_json_schema() if schema else None
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _estimate(text: str) -> int:
-    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
 def _batches(texts: Sequence[str]) -> list[list[str]]:

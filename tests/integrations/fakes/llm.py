@@ -373,7 +373,7 @@ def _chunk(
         "usage": usage,
         "obfuscation": "x7",
     }
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"
 
 
 def _finish(say: Say) -> str:
