@@ -51,6 +51,8 @@ create table public.leads (
     lost_reason text constraint leads_lost_reason_length_check
         check (length(btrim(lost_reason)) between 2 and 500),
     score integer not null default 0 constraint leads_score_check check (score between 0 and 100),
+    segment text
+        constraint leads_segment_check check (segment in ('hot', 'warm', 'cold', 'unfit')),
     owner_id uuid references public.profiles (id),
     consent_at timestamptz,
     created_at timestamptz not null default app.now(),
@@ -77,6 +79,9 @@ comment on column public.leads.source is
 comment on column public.leads.lost_reason is
     'Present exactly while the lead is lost; cleared when it comes back.';
 comment on column public.leads.score is '0 to 100, higher is likelier to buy.';
+comment on column public.leads.segment is
+    'How the lead was qualified: hot, warm, cold or unfit (no customer for this company); null = '
+    'not yet.';
 comment on column public.leads.owner_id is
     'Person who works on the lead; null until somebody takes it.';
 comment on column public.leads.consent_at is

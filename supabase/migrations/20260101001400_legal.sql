@@ -69,8 +69,10 @@ comment on table public.legal_doc_versions is
 create table public.contract_risk_analyses (
     org_id uuid not null references public.organizations (id) on delete cascade,
     id uuid not null default gen_random_uuid(),
-    contract_id uuid not null,
+    contract_id uuid,
     doc_id uuid,
+    status text not null default 'final'
+        constraint contract_risk_analyses_status_check check (status in ('draft', 'final')),
     score numeric(4, 2) not null
         constraint contract_risk_analyses_score_check check (score between 0 and 10),
     verdict text not null generated always as (
@@ -90,7 +92,11 @@ create table public.contract_risk_analyses (
     on delete set null (doc_id)
 );
 comment on table public.contract_risk_analyses is
-    '[legal] Risk analyses of a contract; the newest one counts.';
+    '[legal] Risk analyses of a contract; the newest final one counts.';
+comment on column public.contract_risk_analyses.contract_id is
+    'Null where the text that was read is no contract of the house yet.';
+comment on column public.contract_risk_analyses.status is
+    'A draft was written by an agent and has not been looked at by a person.';
 comment on column public.contract_risk_analyses.doc_id is
     'The document that was read; null when it is not on file.';
 comment on column public.contract_risk_analyses.score is 'Risk from 0 (none) to 10.';
@@ -111,6 +117,7 @@ create table public.contract_risk_clauses (
     severity text not null
         constraint contract_risk_clauses_severity_check
         check (severity in ('low', 'medium', 'high')),
+    explanation text,
     suggestion text,
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),
@@ -124,6 +131,7 @@ comment on table public.contract_risk_clauses is
 comment on column public.contract_risk_clauses.clause_type is
     'Kind of clause: multa, rescisão, exclusividade …';
 comment on column public.contract_risk_clauses.excerpt is 'The clause''s words.';
+comment on column public.contract_risk_clauses.explanation is 'Why it is a risk.';
 comment on column public.contract_risk_clauses.suggestion is
     'Better words; null where the clause may stay.';
 create index contract_risk_clauses_analysis_id_idx
@@ -245,7 +253,7 @@ for each row execute function app.audit_row();
 create trigger contract_risk_analyses_70_emit
 after insert or update or delete on public.contract_risk_analyses
 for each row execute function app.emit_event(
-    'legal', 'contract_risk_analysis', 'verdict', 'contract_id', 'score'
+    'legal', 'contract_risk_analysis', 'verdict', 'contract_id', 'score', 'status'
 );
 
 create trigger contract_risk_analyses_80_audit
@@ -311,27 +319,27 @@ insert into app.event_types (module, event_type, description, payload_keys) valu
 ('legal', 'legal_doc.deleted', 'A legal document was removed.', '{contract_id,doc_type,version}'),
 (
     'legal', 'contract_risk_analysis.created', 'The risk of a contract was analysed.',
-    '{contract_id,score,verdict}'
+    '{contract_id,score,status,verdict}'
 ),
 (
     'legal', 'contract_risk_analysis.approved', 'A corrected analysis approves a contract.',
-    '{contract_id,score,verdict,changed}'
+    '{contract_id,score,status,verdict,changed}'
 ),
 (
     'legal', 'contract_risk_analysis.with_reservations', 'A corrected analysis has reservations.',
-    '{contract_id,score,verdict,changed}'
+    '{contract_id,score,status,verdict,changed}'
 ),
 (
     'legal', 'contract_risk_analysis.blocked', 'A corrected analysis blocks a contract.',
-    '{contract_id,score,verdict,changed}'
+    '{contract_id,score,status,verdict,changed}'
 ),
 (
     'legal', 'contract_risk_analysis.updated', 'A risk analysis was changed.',
-    '{contract_id,score,verdict,changed}'
+    '{contract_id,score,status,verdict,changed}'
 ),
 (
     'legal', 'contract_risk_analysis.deleted', 'A risk analysis was removed.',
-    '{contract_id,score,verdict}'
+    '{contract_id,score,status,verdict}'
 ),
 (
     'legal', 'contract_risk_clause.created', 'A risky clause was noted.',

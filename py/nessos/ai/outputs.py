@@ -1,7 +1,7 @@
-"""What each kind of agent that writes must answer with: the shape a model fills in, and its bounds.
+"""What each kind of agent that writes must answer with: its shape and bounds.
 
-The database checks again what it stores (see the `app.store_…` functions of agent outputs); here the
-model is told in words it can repair by. Prices, links, scores of risk and names are never asked of a
+The database checks again what it stores (functions `app.store_…` of agent outputs); here the model
+is told in words it can repair by. Prices, links, scores of risk and names are never asked of a
 model.
 """
 
@@ -14,9 +14,11 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 _PRICE: Final = re.compile(
-    r"(?:R\$|BRL|US\$|USD)\s*\d|\d[\d.,]*\s*(?:reais|mil reais|d[óo]lares)\b", re.IGNORECASE
+    r"(?:R\$|BRL|US\$|USD)\s*\d|\d[\d.,]*\s*(?:mil )?(?:reais|d[óo]lares)\b", re.IGNORECASE
 )
-_LINK: Final = re.compile(r"https?:|www\.|javascript:|data:\w+/|\]\s*\(|<\s*[/!a-z]", re.IGNORECASE)
+_LINK: Final = re.compile(
+    r"https?:|www\.|javascript:|data:[a-z]+/|\]\s*\(|\]:|<[/!a-z]", re.IGNORECASE
+)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -259,4 +261,4 @@ SCHEMAS: Final[dict[str, type[Output]]] = {
     "lead_qualifier": LeadQualification,
     "gap_to_playbook": Playbook,
 }
-"""What an agent of each kind answers with."""
+"""What an agent of each kind answers with; `app.agent_kinds.output_schema` names it."""
