@@ -305,6 +305,10 @@ begin
             path || '.'
         );
     end if;
+    -- Nobody types them; cleaned away, a text could be shorter than its domain allows.
+    if jsonb_typeof(value) = 'string' and v_text ~ '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]' then
+        return format('%s has control characters.', path);
+    end if;
     v_is_right := case
         when v_type.typname in ('numeric', 'int4', 'int8') then jsonb_typeof(value) = 'number'
         when v_type.typname = 'bool' then jsonb_typeof(value) = 'boolean'

@@ -5,15 +5,15 @@
 -- 1. Types: what arguments may be
 
 create domain agent_tools.question as text
-constraint question_check check (length(btrim(value)) between 2 and 500);
+constraint question_check check (length(value) between 2 and 500 and value ~ '\S.*\S');
 create domain agent_tools.title as text
-constraint title_check check (length(btrim(value)) between 2 and 200);
+constraint title_check check (length(value) between 2 and 200 and value ~ '\S.*\S');
 create domain agent_tools.long_text as text
 constraint long_text_check check (length(value) <= 8000);
 create domain agent_tools.short_message as text
-constraint short_message_check check (length(btrim(value)) between 2 and 200);
+constraint short_message_check check (length(value) between 2 and 200 and value ~ '\S.*\S');
 create domain agent_tools.person_name as text
-constraint person_name_check check (length(btrim(value)) between 2 and 120);
+constraint person_name_check check (length(value) between 2 and 120 and value ~ '\S.*\S');
 create domain agent_tools.phone as text
 constraint phone_check check (length(value) <= 40 and value ~ '^[0-9+() .-]*$');
 create domain agent_tools.email_address as text
@@ -386,14 +386,20 @@ begin
         app.clean_text(scope, 8000), app.clean_text(assumptions, 8000)
     )
     returning p.* into v_proposal;
-    insert into public.proposal_items (
-        org_id, proposal_id, service_id, description, quantity, unit_price, sort_order
-    )
-    select
-        v_org, v_proposal.id, i.service, app.clean_text(i.description, 200),
-        coalesce(i.quantity, 1), i.unit_price, i.place
-    from unnest(items) with ordinality
-        as i (service, quantity, unit_price, description, place);
+    begin
+        insert into public.proposal_items (
+            org_id, proposal_id, service_id, description, quantity, unit_price, sort_order
+        )
+        select
+            v_org, v_proposal.id, i.service, app.clean_text(i.description, 200),
+            coalesce(i.quantity, 1), i.unit_price, i.place
+        from unnest(items) with ordinality
+            as i (service, quantity, unit_price, description, place);
+    exception when numeric_value_out_of_range then
+        perform app.raise_error(
+            'tool_arguments_invalid', 'The amounts are too large.', 'Check quantities and prices.'
+        );
+    end;
     select p.* into v_proposal from public.proposals as p
     where p.org_id = v_org and p.id = v_proposal.id;
     -- The total is what an approval was decided by: it must be the true one.

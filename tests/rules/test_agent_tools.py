@@ -7,10 +7,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from nessos.settings import ROOT
 from tests.people import (
+    WORLD,
     Connection,
     Org,
     World,
@@ -181,6 +184,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("create_task", {"title": "Ligar", "due_on": "2026-02-30"}, "due_on does not fit"),
     ("create_task", {"title": "Ligar", "priority": "max"}, "priority does not fit"),
     ("create_task", {"title": "  "}, "title does not fit"),
+    ("create_task", {"title": "A\t\n"}, "title does not fit"),
+    ("create_task", {"title": "Ligar\x01"}, "title has control characters"),
     ("find_client", {"query": "ana", "max_results": 21}, "max_results does not fit"),
     ("draft_proposal", {"title": "SOC", "items": {}, "total": 1}, "items is a list"),
     ("draft_proposal", {"title": "SOC", "items": [], "total": 1}, "items has from 1 to 50 items"),
@@ -224,6 +229,69 @@ def test_a_text_with_a_nul_never_becomes_arguments(db: Connection, world: World)
             "select app.call_agent_tool('create_lead', %s::jsonb)",
             (json.dumps({**LEAD, "message": "a\0b"}),),
         )
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300),
+    st.sampled_from(
+        ["", "  ", "\x01\x02", "\u200b\u200b", "'; drop", "{}", "null", "NaN", "%", "\\"]
+    ),
+)
+WILD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+IDS = st.sampled_from([str(WORLD.a.client), str(WORLD.b.client), GOOD_ID])
+ARGUMENTS = {
+    "create_lead": {
+        "name": TEXTS, "email": st.just("ana@cliente.com.br") | TEXTS, "phone": TEXTS, "company": TEXTS,
+        "message": TEXTS, "consent": st.booleans(),
+    },
+    "create_task": {
+        "title": TEXTS, "description": TEXTS, "due_on": st.dates().map(str) | TEXTS, "priority": TEXTS,
+        "client": IDS, "lead": IDS, "assignee": IDS,
+    },
+    "draft_proposal": {
+        "title": TEXTS, "client": IDS, "lead": IDS, "scope": TEXTS, "total": st.floats(0, 1e13),
+        "items": st.lists(
+            st.fixed_dictionaries({"service": IDS}, optional={"quantity": st.floats(-1, 1e6), "description": TEXTS}),
+            max_size=3,
+        ),
+    },
+    "find_client": {"query": TEXTS, "max_results": st.integers()},
+    "search_knowledge": {"query": TEXTS},
+    "notify_member": {"message": TEXTS, "recipient": TEXTS, "client": IDS},
+    "qualify_lead": {"lead": IDS, "score": st.integers(-5, 105), "is_qualified": st.booleans()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ARGUMENTS)
+@pytest.mark.parametrize("contact", [None, {"client_id": WORLD.a.client}, {"session_id": GOOD_ID}])
+def test_whatever_a_model_writes_is_done_or_refused_in_words(
+    db: Connection, world: World, tool: str, contact: dict[str, object] | None
+) -> None:
+    needed = set(one(db, "select parameters -> 'required' from app.agent_tool_catalog(%s)", tool))
+    fitting = st.fixed_dictionaries(
+        {key: value for key, value in ARGUMENTS[tool].items() if key in needed},  # type: ignore[arg-type]
+        optional={key: value for key, value in ARGUMENTS[tool].items() if key not in needed},
+    )
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(fitting | st.dictionaries(st.sampled_from(sorted(ARGUMENTS[tool])) | TEXTS, WILD))
+    def check(arguments: dict[str, object]) -> None:
+        try:
+            with db.transaction(force_rollback=True), as_agent(db, world.a, contact=contact):
+                answer = one(db, "select app.call_agent_tool(%s, %s)", tool, Jsonb(arguments))
+        except psycopg.Error as error:
+            answer = error.sqlstate
+        assert isinstance(answer, dict) or str(answer).startswith("PT4"), answer
+
+    check()
 
 
 @pytest.mark.parametrize("tool", ["", "drop_table", "search_knowledge; select 1", "app.create_task", "CREATE_LEAD"])  # fmt: skip
@@ -576,6 +644,13 @@ def add_lead_as_owner(db: Connection, org: Org) -> UUID:
     lead = add_lead(db, org)
     db.execute("select set_config('role', %s, true)", (role,))
     return lead
+
+
+def test_amounts_beyond_all_money_are_refused(db: Connection, world: World) -> None:
+    item = {"quantity": 100_000, "unit_price": 999_999_999_999}
+    service = add_service(db, world.a)
+    with as_agent(db, world.a), refused("tool_arguments_invalid"):
+        draft(db, service, 1000, client=world.a.client, item=item)
 
 
 def test_an_agent_serving_a_contact_drafts_for_him_at_the_prices_of_the_catalogue(
