@@ -1,6 +1,6 @@
 -- Agent tools, the machinery: a tool is a function of schema agent_tools. What a model is told of
 -- it and what its arguments are held against is read from the catalog; there is no second list.
--- Depends on: core, core_access.
+-- Depends on: core, core_access, crm, contracts, agents.
 -- Asked for by: ai design §4 "Agents and tools", issue 4.
 
 -- 0. Schema
@@ -255,11 +255,15 @@ as $$
             and (coalesce(x.read_scope, p.read_scope), coalesce(x.write_scope, p.write_scope))
             <> ('none', 'none')
     )
-    and agent_tool_schemas.agent is not null
+    and exists (
+        select from public.agents as a
+        where
+            a.org_id = agent_tool_schemas.org and a.id = agent_tool_schemas.agent and a.is_active
+    )
 $$;
 comment on function app.agent_tool_schemas(uuid, uuid) is
-    'The tools an agent of the organisation can be given, with the JSON schema of their arguments. '
-    'Which of them it was given is said by its grants.';
+    'The tools an active agent of the organisation can be given, with the JSON schema of their '
+    'arguments. Which of them it was given is said by its grants.';
 
 -- 2. Functions: arguments
 

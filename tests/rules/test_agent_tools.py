@@ -137,7 +137,12 @@ def test_an_organisation_that_closes_a_module_to_agents_is_offered_no_tool_of_it
     db: Connection, world: World
 ) -> None:
     offered = "select tool from app.agent_tool_schemas(%s, %s)"
-    agent = uuid4()
+    agent = one(
+        db,
+        "insert into public.agents (org_id, kind, key) values (%s, 'custom', 'ajudante') returning id",
+        world.a.org,
+    )
+    assert db.execute(offered, (world.b.org, agent)).fetchall() == []
     assert "create_lead" in {row[0] for row in db.execute(offered, (world.a.org, agent)).fetchall()}
     db.execute(
         "insert into public.org_role_permissions (org_id, role, module, read_scope, write_scope)"
