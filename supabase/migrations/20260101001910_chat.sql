@@ -140,6 +140,8 @@ as $$
     select case key
         when 'abstained' then
             'Não encontrei essa informação no conteúdo disponível, então prefiro não responder.'
+        when 'excerpt' then
+            'Estes são os trechos do nosso conteúdo mais próximos da sua pergunta:'
         when 'failed' then
             'Não consegui responder agora. Tente de novo em alguns instantes.'
         when 'refused' then
@@ -155,7 +157,7 @@ as $$
     end
 $$;
 comment on function app.chat_sentence(text) is
-    'The fixed sentences of the chat, pt-BR, by key: abstained, failed, refused, '
+    'The fixed sentences of the chat, pt-BR, by key: abstained, excerpt, failed, refused, '
     'handoff_internal, handoff_public, invitation.';
 
 create function app.chat_question(question text) returns text
@@ -967,7 +969,7 @@ begin
         v_citations := app.check_citations(v_message.org_id, v_message.id, v_scopes, quotes);
         if v_action = 'excerpt' then
             -- Its text is its quotes: what does not hold is not shown either.
-            select string_agg(
+            select app.chat_sentence('excerpt') || E'\n\n' || string_agg(
                 format(
                     E'> %s\n\n— %s [%s]', replace(c.value ->> 'quote', E'\n', E'\n> '),
                     c.value ->> 'title', c.value ->> 'number'

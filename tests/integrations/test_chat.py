@@ -249,7 +249,7 @@ def test_a_stream_that_breaks_and_stays_broken_leaves_excerpts(
     assert scene.run(chat) == ["excerpt"]
     status, kind, content, citations = chat.row()
     assert (status, kind) == ("done", "excerpt")
-    assert content.startswith(f"> {TEXT}\n\n— ")
+    assert content.startswith(f"{scene.sentence('excerpt')}\n\n> {TEXT}\n\n— ")
     assert [c["quote"] for c in citations] == [TEXT]
 
 

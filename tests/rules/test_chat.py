@@ -435,7 +435,8 @@ def test_an_excerpt_is_made_of_its_quotes(db: Connection, world: World) -> None:
     assert chat.finish((1, "das 8h às 18h.\n\nChamados"), (1, "inventado aqui"), action="excerpt")
     status, kind, content, citations = chat.row()
     assert (status, kind, len(citations)) == ("done", "excerpt", 1)
-    assert content.startswith("> das 8h às 18h.\n> \n> Chamados\n\n— Como é o suporte?")
+    intro = f"{one(db, "select app.chat_sentence('excerpt')")}\n\n"
+    assert content.startswith(f"{intro}> das 8h às 18h.\n> \n> Chamados\n\n— Como é o suporte?")
     assert content.endswith("[1]")
 
 

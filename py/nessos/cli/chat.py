@@ -200,7 +200,7 @@ async def _follow(
         await work
     if is_shown:
         output.say("" if is_live else row["content"])
-        _print_sources(row["citations"])
+        _print_sources(row["citations"], has_quotes=row["kind"] == "excerpt")
     return row
 
 
@@ -213,11 +213,13 @@ def _print(printed: str, content: str) -> str:
     return content
 
 
-def _print_sources(citations: list[dict[str, Any]]) -> None:
+def _print_sources(citations: list[dict[str, Any]], *, has_quotes: bool) -> None:
+    """Print footnotes; with their quotes, unless these are the text itself."""
     if citations:
         output.say()
     for source in citations:
         place = ", ".join(filter(None, (source["title"], source["heading"])))
         address = f" ({source['url']})" if source["url"] else ""
         output.say(f"[{source['number']}] {place}{address}")
-        output.say(f"    “{' '.join(source['quote'].split())}”")
+        if not has_quotes:
+            output.say(f"    “{' '.join(source['quote'].split())}”")

@@ -15,7 +15,7 @@ import { type Answer, follow, isFinished, type Thread } from "./follow.ts";
 import { stream } from "./stream.ts";
 
 const LIMIT_KB = 64;
-const waitMs = Number(Deno.env.get("NESSOS_CHAT_WAIT_S") ?? 25) * 1000;
+const WAIT_MS = 25_000;
 
 class Refusal extends Error {}
 
@@ -75,7 +75,7 @@ async function ask(request: Request, fields: Fields): Promise<Response> {
 // RFC 7240: "Prefer: wait=5" waits five seconds for the answer, "wait=0" not at all.
 function patience(request: Request): number {
   const preferred = /(?:^|[,;\s])wait=(\d{1,4})\b/.exec(request.headers.get("prefer") ?? "")?.[1];
-  return Math.min(preferred ? Number(preferred) * 1000 : waitMs, waitMs);
+  return Math.min(preferred ? Number(preferred) * 1000 : WAIT_MS, WAIT_MS);
 }
 
 async function read(request: Request, query: URLSearchParams): Promise<Response> {

@@ -1,7 +1,7 @@
 // An answer as server-sent events: started, token …, citations, done; or error.
 import { type Answer, follow, isFinished, type Thread } from "./follow.ts";
 
-const PATIENCE_MS = Number(Deno.env.get("NESSOS_CHAT_STREAM_S") ?? 120) * 1000;
+const PATIENCE_MS = 120_000;
 const HEARTBEAT_MS = 10_000;
 
 const encoder = new TextEncoder();
