@@ -429,19 +429,22 @@ comment on function app.client_address() is
     'Network address of the caller as the gateway saw it; unknown outside a request.';
 
 create function app.network_of(address text) returns text
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-    select case
-        when not pg_catalog.pg_input_is_valid(given.address, 'inet') then given.address
-        when family(given.address::inet) = 4 then given.address
-        -- One IPv6 line has 2^64 addresses: as many tries as one likes, if each were counted alone.
-        else host(network(set_masklen(given.address::inet, 64)))
-    end
-    from (
-        select regexp_replace(network_of.address, '^::ffff:(?=[0-9.]+$)', '') as address
-    ) as given
+declare
+    v_address text := regexp_replace(address, '^::ffff:(?=[0-9.]+$)', '');
+begin
+    -- Not one expression: the planner works out a cast of a known text before the check beside it.
+    if not pg_catalog.pg_input_is_valid(v_address, 'inet') then
+        return v_address;
+    elsif family(v_address::inet) = 4 then
+        return v_address;
+    end if;
+    -- One IPv6 line has 2^64 addresses: as many tries as one likes, if each were counted alone.
+    return host(network(set_masklen(v_address::inet, 64)));
+end;
 $$;
 comment on function app.network_of(text) is
     'What a limit per address counts by: the IPv4 address, or the /64 network of an IPv6 address.';

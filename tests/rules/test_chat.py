@@ -435,8 +435,8 @@ def test_an_excerpt_is_made_of_its_quotes(db: Connection, world: World) -> None:
     assert chat.finish((1, "das 8h às 18h.\n\nChamados"), (1, "inventado aqui"), action="excerpt")
     status, kind, content, citations = chat.row()
     assert (status, kind, len(citations)) == ("done", "excerpt", 1)
-    intro = f"{one(db, "select app.chat_sentence('excerpt')")}\n\n"
-    assert content.startswith(f"{intro}> das 8h às 18h.\n> \n> Chamados\n\n— Como é o suporte?")
+    intro = one(db, "select app.chat_sentence('excerpt')")
+    assert content.startswith(f"{intro}\n\n> das 8h às 18h.\n> \n> Chamados\n\n— Como é o suporte?")
     assert content.endswith("[1]")
 
 
@@ -611,7 +611,8 @@ def test_visitors_ask_twenty_times_a_minute_from_one_address(db: Connection, wor
     with refused("rate_limited") as answer:
         ask_as_visitor(db, world.a, address="2001:db8:1:2:ffff::1")
     assert answer.hint == "Try again in 60 s."
-    assert ask_as_visitor(db, world.a, address="2001:db8:1:3::1")
+    for address in ("2001:db8:1:3::1", "unknown", "::ffff:203.0.113.5", "1.2.3.4, 5.6.7.8"):
+        assert ask_as_visitor(db, world.a, address=address)
     set_clock(db, "2026-03-31T12:01:01-03:00")
     assert ask_as_visitor(db, world.a, address="2001:db8:1:2::1")
     set_clock(db, None)
