@@ -436,7 +436,7 @@ def test_the_public_answer_names_no_account_no_organisation_and_no_customer_s_se
         "provider", "title", "state", "breaker", "error_rate", "last_success_at",
     ]  # fmt: skip
     assert [row[0] for row in cursor.fetchall()] == [
-        "bcb", "evolution", "github", "omie", "resend", "twilio",
+        "anthropic", "bcb", "evolution", "gemini", "github", "omie", "openai", "resend", "twilio",
     ]  # fmt: skip
 
 
