@@ -44,7 +44,9 @@ order by 1, 2 nulls last, cost_brl desc
 _MODELS: Final = """
 select
     r.purpose, r.ordinal as place, m.model, m.provider, m.context_tokens as context,
-    p.input_usd, coalesce(p.cached_usd, p.input_usd) as cached_usd, p.output_usd
+    trim_scale(p.input_usd) as input_usd,
+    trim_scale(coalesce(p.cached_usd, p.input_usd)) as cached_usd,
+    trim_scale(p.output_usd) as output_usd
 from public.ai_models as m
 left join public.ai_routes as r on r.model = m.model
 left join lateral (
