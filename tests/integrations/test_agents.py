@@ -33,6 +33,8 @@ def test_a_tool_is_called_and_its_result_told_to_the_model(crew: Crew) -> None:
     assert crew.tasks() == ["Ligar para a cliente"]
     assert crew.outcomes(run) == [("create_task", "done")]
     assert list(crew.results()[0]) == ["task", "is_assigned"]
+    kept = crew.one("select idempotency_key, tool from app.agent_tool_results")
+    assert kept == {"idempotency_key": f"{run}/1/0", "tool": "create_task"}
     row = crew.run(run)
     assert (row["answer"], row["turns"], row["reason"]) == ("Tarefa criada.", 2, None)
     spent = crew.one("select sum(cost_brl) as cost, count(*) as calls from public.ai_calls")

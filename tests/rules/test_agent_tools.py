@@ -252,7 +252,7 @@ WILD = st.recursive(
     max_leaves=6,
 )
 IDS = st.sampled_from([str(WORLD.a.client), str(WORLD.b.client), GOOD_ID])
-ARGUMENTS = {
+ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "create_lead": {
         "name": TEXTS, "email": st.just("ana@cliente.com.br") | TEXTS, "phone": TEXTS, "company": TEXTS,
         "message": TEXTS, "consent": st.booleans(),
@@ -282,7 +282,7 @@ def test_whatever_a_model_writes_is_done_or_refused_in_words(
 ) -> None:
     needed = set(one(db, "select parameters -> 'required' from app.agent_tool_catalog(%s)", tool))
     fitting = st.fixed_dictionaries(
-        {key: value for key, value in ARGUMENTS[tool].items() if key in needed},  # type: ignore[arg-type]
+        {key: value for key, value in ARGUMENTS[tool].items() if key in needed},
         optional={key: value for key, value in ARGUMENTS[tool].items() if key not in needed},
     )
 

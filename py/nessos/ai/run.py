@@ -164,7 +164,9 @@ class _Run:
                 )
                 if verdict["verdict"] != "execute":
                     return
-                outcome, result = await self._execute(connection, verdict)
+                outcome, result = await self._execute(
+                    connection, verdict, f"{self._run_id}/{turn}/{place}"
+                )
                 await self._ask_on(
                     connection,
                     "select app.answer_agent_call(%s, %s, %s, %s, %s, %s, %s)",
@@ -176,7 +178,10 @@ class _Run:
                 )
 
     async def _execute(
-        self, connection: psycopg.AsyncConnection[dict[str, Any]], verdict: Mapping[str, Any]
+        self,
+        connection: psycopg.AsyncConnection[dict[str, Any]],
+        verdict: Mapping[str, Any],
+        key: str,
     ) -> tuple[str, Any]:
         """Call a tool as the agent; what it refuses is undone and told to the model."""
         claims = agent_claims(
@@ -184,6 +189,9 @@ class _Run:
         )
         try:
             async with acting_on(connection, claims=claims, timeout_s=TOOL_TIMEOUT_S):
+                await connection.execute(
+                    "select set_config('app.idempotency_key', %s, true)", (key,)
+                )
                 cursor = await connection.execute(
                     "select app.call_agent_tool(%s, %s) as result",
                     (verdict["tool"], Jsonb(verdict["arguments"])),
