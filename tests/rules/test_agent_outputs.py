@@ -975,7 +975,7 @@ def test_names_are_hidden_however_they_are_written(db: Connection) -> None:
 
 def test_the_samples_of_this_file_fit_the_models_of_the_worker() -> None:
     long = "Um texto com o bastante para ser lido por alguém. " * 12
-    good = {
+    good: dict[type[outputs.Output], dict[str, Any]] = {
         outputs.Proposal: proposal(scope_markdown=long),
         outputs.ServiceCopy: service_copy(description_markdown=long),
         outputs.Post: post(content_markdown=long),
