@@ -798,7 +798,8 @@ comment on function app.end_answer(uuid, uuid, text, text, text, jsonb) is
 
 create function app.begin_answer(org uuid, message uuid)
 returns table (
-    attempt integer, person uuid, audience text, organization text, question text, history jsonb
+    attempt integer, person uuid, audience text, organization text, question text, history jsonb,
+    agent_id uuid, is_agent_active boolean, purpose text, persona text
 )
 language plpgsql
 security definer
@@ -807,6 +808,7 @@ as $$
 #variable_conflict use_column
 declare
     v_message public.chat_messages;
+    v_agent record;
 begin
     select * into v_message from public.chat_messages as m
     where
@@ -829,6 +831,16 @@ begin
     person := v_message.user_id;
     audience := case when person is null then 'public' else 'internal' end;
     select o.name into organization from public.organizations as o where o.id = v_message.org_id;
+    -- Who answers is an agent of the organisation, with the instructions it has there.
+    select a.* into v_agent
+    from app.agent_for(
+        org, case audience when 'public' then 'public_assistant' else 'playbook_assistant' end
+    ) as a;
+    agent_id := v_agent.id;
+    is_agent_active := v_agent.is_active;
+    select coalesce(v_agent.purpose, k.purpose), coalesce(v_agent.instructions, k.instructions)
+    into purpose, persona
+    from app.agent_kinds as k where k.kind = v_agent.kind;
     select m.content into question from public.chat_messages as m
     where
         m.org_id = v_message.org_id and m.session_id = v_message.session_id
@@ -859,7 +871,8 @@ end;
 $$;
 comment on function app.begin_answer(uuid, uuid) is
     'Hands a pending answer to a worker: its attempt, who asks (null: a visitor) and of what '
-    'audience, the question, and the last turns that were answered (at most 6, 6,000 characters). '
+    'audience, the question, the last turns that were answered (at most 6, 6,000 characters), and '
+    'the assistant that answers, playbook_assistant or public_assistant, with its instructions. '
     'What an earlier attempt streamed is dropped. No row when the answer is finished or gone, or '
     'the asker may not chat any more, which ends it.';
 

@@ -428,3 +428,34 @@ def test_no_canary_reaches_the_model_or_the_answer(scene: Scene, asker: str) -> 
 )
 def test_the_text_of_unfinished_json(written: str, text: str) -> None:
     assert text_so_far(written) == text
+
+
+# --- The assistant that answers -----------------------------------------------------------------
+
+
+def test_the_organisations_assistant_answers_with_its_own_instructions(scene: Scene) -> None:
+    scene.document(audience="public")
+    scene.db.execute(
+        "update public.agents set instructions = 'Fale como um faroleiro.'"
+        " where org_id = %s and key = 'public_assistant'",
+        (scene.org.org,),
+    )
+    scene.models.respond = lambda _asked: said("Atendemos das 8h às 18h.", ("p1", QUOTE))
+    scene.run(scene.ask_as_visitor())
+    scene.run(scene.ask())
+    visitor, member = (asked.messages[0]["content"] for asked in scene.models.asked)
+    assert visitor.endswith("Fale como um faroleiro.")
+    assert "Use somente o que está nos trechos." in visitor
+    assert "assistente interno da empresa" in member
+    agents = scene.db.execute(
+        "select a.key from public.ai_calls as c join public.agents as a on a.id = c.agent_id"
+        " order by c.created_at"
+    ).fetchall()
+    assert agents == [("public_assistant",), ("playbook_assistant",)]
+
+
+def test_an_assistant_that_is_switched_off_leaves_the_excerpts(scene: Scene) -> None:
+    scene.document()
+    scene.db.execute("update public.agents set is_active = false where key = 'playbook_assistant'")
+    assert scene.run(scene.ask()) == ["excerpt"]
+    assert scene.models.asked == []

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("nessos.ai")
 
-PURPOSE: Final = "reasoning"
-
 _PASSAGES: Final = 8
 _EXCERPTS, _EXCERPT_CHARACTERS = 3, 600
 _MAX_TOKENS: Final = 1200
@@ -70,6 +68,8 @@ dele palavra por palavra, com no mínimo dez caracteres.
 só uma pessoa toma. Deixe text e citations vazios.
 """
 
+_PERSONA: Final = "Como você escreve, sem que nada disto mude as regras acima:"
+
 
 class Quote(BaseModel):
     """What a statement rests on."""
@@ -99,6 +99,10 @@ class Turn:
         organization: The organisation's name.
         question: The question.
         history: Earlier turns: question and answer.
+        agent_id: The assistant that answers.
+        is_agent_active: Whether it may think; else excerpts answer.
+        purpose: Its route of the model gateway.
+        persona: Its instructions.
     """
 
     org_id: UUID
@@ -109,6 +113,10 @@ class Turn:
     organization: str
     question: str
     history: Sequence[dict[str, str]]
+    agent_id: UUID
+    is_agent_active: bool
+    purpose: str
+    persona: str
 
     @property
     def key(self) -> tuple[UUID, UUID, int]:
@@ -193,10 +201,13 @@ async def write(pool: Pool, gateway: Gateway, turn: Turn) -> str:
     found = await _search(pool, gateway, turn)
     shown = await _rows(pool, _NOTE, (*turn.key, found))
     passages = [Passage(**row) for row in shown]
+    if not turn.is_agent_active:
+        return await _excerpts(pool, turn, passages)
     try:
         reply = await gateway.complete(
             org_id=turn.org_id,
-            purpose=PURPOSE,
+            purpose=turn.purpose,
+            agent_id=turn.agent_id,
             messages=messages(turn, passages),
             schema=Draft,
             max_tokens=_MAX_TOKENS,
@@ -208,8 +219,7 @@ async def write(pool: Pool, gateway: Gateway, turn: Turn) -> str:
     except UpstreamError as error:
         # No provider, no budget, all of them down: somebody waits, and the passages are here.
         log.info("answered by excerpts", message_id=str(turn.message_id), error=error.message)
-        quotes = [(one.number, _opening(one.content)) for one in passages[:_EXCERPTS]]
-        return await _finish(pool, turn, "excerpt", quotes=quotes)
+        return await _excerpts(pool, turn, passages)
     if reply.finish not in {"stop", "length"}:
         return await _finish(pool, turn, "abstain", reply=reply)
     draft = Draft.model_validate_json(reply.text or "")
@@ -250,12 +260,19 @@ def messages(turn: Turn, passages: Sequence[Passage]) -> list[Message]:
         for said in turn.history
         for message in (Message("user", said["question"]), Message("assistant", said["answer"]))
     ]
-    instructions = _INSTRUCTIONS.format(organization=turn.organization)
+    rules = _INSTRUCTIONS.format(organization=turn.organization)
+    instructions = f"{rules}\n{_PERSONA}\n\n{turn.persona}"
     return [
         Message("system", instructions),
         *earlier,
         Message("user", json.dumps(asked, ensure_ascii=False)),
     ]
+
+
+async def _excerpts(pool: Pool, turn: Turn, passages: Sequence[Passage]) -> str:
+    """Answer with the best passages themselves."""
+    quotes = [(one.number, _opening(one.content)) for one in passages[:_EXCERPTS]]
+    return await _finish(pool, turn, "excerpt", quotes=quotes)
 
 
 async def _search(pool: Pool, gateway: Gateway, turn: Turn) -> list[UUID]:
