@@ -1043,6 +1043,9 @@ begin
         );
         return jsonb_build_object('verdict', 'answered');
     end if;
+    perform set_config(
+        'app.idempotency_key', format('%s/%s/%s', run, turn, call_index), true
+    );
     return jsonb_build_object(
         'verdict', 'execute', 'tool', v_name,
         'arguments', coalesce(v_approval.arguments, v_arguments),

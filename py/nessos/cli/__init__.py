@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from nessos.cli import (
+    agents,
     ai,
     chat,
     cron,
@@ -39,6 +40,7 @@ app = typer.Typer(
 stack.register(app)
 worker.register(app)
 chat.register(app)
+app.add_typer(agents.app, name="agents")
 app.add_typer(ai.app, name="ai")
 app.add_typer(db.app, name="db")
 app.add_typer(cron.app, name="cron")
