@@ -608,9 +608,12 @@ language sql
 security definer
 set search_path = ''
 as $$
-    -- No dedupe key: a run is resumed while the job that made it wait may not have ended yet.
+    -- No dedupe key: a run is resumed while the job that made it wait may not have ended yet. And
+    -- run_id in a payload is a run of the timetable.
     select app.enqueue(
-        'agent.run', jsonb_strip_nulls(jsonb_build_object('run_id', run, 'event_id', causation)), org
+        'agent.run',
+        jsonb_strip_nulls(jsonb_build_object('agent_run_id', run, 'event_id', causation)),
+        org
     )
 $$;
 comment on function app.enqueue_agent_run(uuid, uuid, text) is

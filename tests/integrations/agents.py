@@ -69,7 +69,7 @@ class Crew:
 
         async def job() -> Any:
             async with open_pool(self.url) as pool, client(pool) as http:
-                payload = {"run_id": str(run)}
+                payload = {"agent_run_id": str(run)}
                 return await work(Task(1, "agent.run", payload, ORG, None, 1, pool, http))
 
         return str(asyncio.run(job()))

@@ -203,4 +203,4 @@ def test_what_an_event_caused_tells_of_it(db: Connection, world: World) -> None:
         "select convert_from(payload, 'UTF8')::jsonb from pgqueuer.pgqueuer"
         " where entrypoint = 'agent.run'",
     )
-    assert payload == {"run_id": str(run), "event_id": event}
+    assert payload == {"agent_run_id": str(run), "event_id": event}

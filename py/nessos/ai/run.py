@@ -122,7 +122,11 @@ class _Run:
         return next(iter(row.values())) if row else None
 
     async def think(self, step: Mapping[str, Any]) -> None:
-        """Ask the model, and store what it answers before anything is made of it."""
+        """Ask the model, and store what it answers before anything is made of it.
+
+        Without an idempotency key: under one, the call of a worker that died would be waited for
+        until its lease ends, whereas to ask once more does no harm.
+        """
         began = time.monotonic()
         try:
             reply = await self._gateway.complete(
@@ -140,7 +144,6 @@ class _Run:
                 ],
                 schema=_schema(step["output_schema"]),
                 max_tokens=step["max_tokens"],
-                idempotency_key=f"agent_run/{self._run_id}/{step['after'] + 1}",
             )
         except BudgetError as error:
             await self._end("budget", error.message)
@@ -367,7 +370,7 @@ async def work(task: Task) -> str:
         pool=task.pool,
         gateway=Gateway(task.pool, task.http),
         org_id=task.org_id,
-        run_id=UUID(str(task.payload["run_id"])),
+        run_id=UUID(str(task.payload["agent_run_id"])),
     )
 
 
