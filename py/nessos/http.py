@@ -381,10 +381,9 @@ class Http:
                     account=call.account, org_id=call.org_id, verdict=verdict,
                     wait_s=round(wait_s, 3),
                 )  # fmt: skip
-                raise NotMadeError(
+                raise _NotMadeError(
                     f"{call.provider.name} {call.operation}: {_REASONS[verdict]}",
                     datetime.now(UTC) + timedelta(seconds=wait_s),
-                    is_open=verdict == "open",
                 )
             await asyncio.sleep(wait_s)
 
@@ -439,18 +438,8 @@ class Http:
             log.warning("call not recorded", provider=call.provider.name, error=str(error))
 
 
-class NotMadeError(WaitError):
-    """The call's turn would come too late; nothing was sent.
-
-    Args:
-        message: Why.
-        until: When its turn may come.
-        is_open: Whether that is so because the circuit is open, not because others are calling.
-    """
-
-    def __init__(self, message: str, until: datetime, *, is_open: bool) -> None:
-        self.is_open = is_open
-        super().__init__(message, until)
+class _NotMadeError(WaitError):
+    """The call's turn would come too late; nothing was sent."""
 
 
 class _TooLargeError(GiveUpError):
@@ -537,7 +526,7 @@ def _again(call: _Call, error: Exception) -> bool | float:
         return False
     if not call.is_retryable and not isinstance(error, _NeverLeftError):
         return False
-    if isinstance(error, NotMadeError):
+    if isinstance(error, _NotMadeError):
         return False
     if isinstance(error, WaitError):
         wait_s = (error.until - datetime.now(UTC)).total_seconds()

@@ -405,6 +405,17 @@ def test_routes_that_are_merely_busy_are_waited_for(house: House) -> None:
     assert house.notices == []
 
 
+def test_a_limit_or_an_open_circuit_is_waited_for_and_then_found_out_about(house: House) -> None:
+    house.models.script(rate_limited(retry_after="30"))
+    for _ in range(2):
+        with pytest.raises(WaitError):
+            house.complete()
+    assert len(house.models.asked) == 1
+    assert house.notices == []
+    house.tell("update app.circuit_breakers set half_open_at = now() where half_open_at > now()")
+    assert house.complete().text == "Certo."
+
+
 def test_a_conversation_longer_than_a_models_context_goes_to_one_that_takes_it(house: House) -> None:  # fmt: skip
     house.plug("openai", "gemini")
     assert house.complete("x" * 600_000).model == "gemini-2.5-pro"
@@ -638,6 +649,14 @@ def test_the_same_key_is_answered_once_and_with_the_same_words(house: House) -> 
     second = house.complete(CPF, idempotency_key="turn 2")
     assert house.complete(CPF, idempotency_key="turn 2") == second
     assert second.tool_calls[0].arguments == json.dumps({"cpf": CPF})
+    assert len(house.models.asked) == 2
+
+
+def test_a_key_is_answered_by_what_was_mended(house: House) -> None:
+    house.models.script("não", GOOD)
+    first = house.complete(schema=Verdict, idempotency_key="k")
+    again = house.complete(schema=Verdict, idempotency_key="k")
+    assert (again.text, again.call_id) == (first.text, first.call_id)
     assert len(house.models.asked) == 2
 
 

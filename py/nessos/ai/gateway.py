@@ -45,8 +45,8 @@ from nessos.errors import (
     RetryError,
     RoutesDownError,
     UpstreamError,
+    WaitError,
 )
-from nessos.http import NotMadeError
 from nessos.settings import load
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Gateway:
         Raises:
             NoProviderError: No provider is set up.
             BudgetError: The budget is used up; nothing was sent.
-            WaitError: Calls under way may use up the budget, or all routes are merely busy.
+            WaitError: Calls under way may use up the budget, or no route may be asked yet.
             RoutesDownError: All routes have failed; the organisation's admins have been told.
             AnswerError: The answers do not follow the schema.
             RuleError: There is no such purpose.
@@ -540,9 +540,10 @@ class Gateway:
     ) -> UpstreamError:
         """Say what it means that no route has answered, and tell the admins if they are down."""
         errors = list(failures.values())
-        busy = [e for e in errors if isinstance(e, NotMadeError) and not e.is_open]
-        if len(busy) == len(errors):
-            return min(busy, key=lambda one: one.until)
+        waits = [e for e in errors if isinstance(e, WaitError) and not isinstance(e, QuotaError)]
+        if len(waits) == len(errors):
+            # Busy, limited, or a circuit that is open: whoever tries next will find out.
+            return min(waits, key=lambda one: one.until)
         if all(isinstance(error, AnswerError | _TooLongError) for error in errors):
             return errors[-1]
         await self._ledger.tell(org_id, "ai_unavailable", purpose)
