@@ -85,7 +85,8 @@ create table public.agents (
 comment on table public.agents is
     '[ai] The agents of an organisation. What is left out on insert is taken from the kind.';
 comment on column public.agents.key is 'Name by which it is run; default: the kind.';
-comment on column public.agents.parent_id is 'The agent it answers to; for people''s overview only.';
+comment on column public.agents.parent_id is
+    'The agent it answers to; for people''s overview only.';
 comment on column public.agents.instructions is 'Instead of the kind''s; null = the kind''s.';
 comment on column public.agents.purpose is 'Route of the model gateway; null = the kind''s.';
 comment on column public.agents.autonomy is
@@ -124,8 +125,8 @@ create table public.agent_tool_grants (
         check ((threshold_argument is null) = (threshold_amount is null))
 );
 comment on table public.agent_tool_grants is
-    '[ai] Which tools an agent, or every agent of a kind, may call. The agent''s line counts before '
-    'the kind''s, that before the shipped one; without any the tool is denied.';
+    '[ai] Which tools an agent, or every agent of a kind, may call. The agent''s line counts '
+    'before the kind''s, that before the shipped one; without any the tool is denied.';
 comment on column public.agent_tool_grants.mode is
     'automatic; approval: a person decides on each call; denied.';
 comment on column public.agent_tool_grants.daily_limit is
@@ -181,8 +182,8 @@ comment on table public.agent_runs is
     'goes on from the steps that are stored.';
 comment on column public.agent_runs.input is '[pii] What it was given, as data.';
 comment on column public.agent_runs.contact is
-    '[pii] client_id, lead_id, session_id of whom it serves, to whose rows it is limited; null = it '
-    'works for the organisation.';
+    '[pii] client_id, lead_id, session_id of whom it serves, to whose rows it is limited; null = '
+    'it works for the organisation.';
 comment on column public.agent_runs.causation_id is 'Event that caused it; null = a person.';
 comment on column public.agent_runs.status is
     'queued → running ⇄ waiting (for a person) → completed, degraded (it could not think and gave '
@@ -250,8 +251,8 @@ comment on column public.agent_steps.arguments is
     '[pii] call: an object, or the model''s words as a string where they are none.';
 comment on column public.agent_steps.outcome is
     'done; refused by a rule of the database; failed; invalid: no such tool, or arguments that are '
-    'no JSON object; denied: no grant; limited: daily_limit; simulated in the sandbox; rejected by a '
-    'person; expired: nobody decided; skipped: the run ended before.';
+    'no JSON object; denied: no grant; limited: daily_limit; simulated in the sandbox; rejected by '
+    'a person; expired: nobody decided; skipped: the run ended before.';
 create index agent_steps_agent_id_idx on public.agent_steps (org_id, agent_id, created_at);
 
 create table public.agent_approvals (
@@ -1046,9 +1047,6 @@ begin
         );
         return jsonb_build_object('verdict', 'answered');
     end if;
-    perform set_config(
-        'app.idempotency_key', format('%s/%s/%s', run, turn, call_index), true
-    );
     return jsonb_build_object(
         'verdict', 'execute', 'tool', v_name,
         'arguments', coalesce(v_approval.arguments, v_arguments),
@@ -1320,9 +1318,9 @@ language sql
 set search_path = ''
 as $$ select app.decide_agent_approval(org, approval, decision, reason) $$;
 comment on function public.decide_agent_approval(uuid, uuid, text, text) is
-    'approve or refuse a tool call that waits. Approved, exactly the stored call is done once, in a '
-    'new job; refused, the model is told, with the reason. Who writes the tool''s module and did not '
-    'start the run. Errors: agent_approval_not_found, agent_approval_decided, agent_approval_own, '
+    'approve or refuse a tool call that waits. Approved, exactly the stored call is done once, in '
+    'a new job; refused, the model is told, with the reason. Who writes the tool''s module and did '
+    'not start the run. Errors: agent_approval_not_found, agent_approval_decided, agent_approval_own, '
     'bad_input, not_allowed.';
 
 create function app.list_agent_approvals(org uuid) returns setof public.agent_approvals
