@@ -1320,8 +1320,8 @@ as $$ select app.decide_agent_approval(org, approval, decision, reason) $$;
 comment on function public.decide_agent_approval(uuid, uuid, text, text) is
     'approve or refuse a tool call that waits. Approved, exactly the stored call is done once, in '
     'a new job; refused, the model is told, with the reason. Who writes the tool''s module and did '
-    'not start the run. Errors: agent_approval_not_found, agent_approval_decided, agent_approval_own, '
-    'bad_input, not_allowed.';
+    'not start the run. Errors: agent_approval_not_found, agent_approval_decided, '
+    'agent_approval_own, bad_input, not_allowed.';
 
 create function app.list_agent_approvals(org uuid) returns setof public.agent_approvals
 language sql
