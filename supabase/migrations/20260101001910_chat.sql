@@ -51,7 +51,7 @@ create table public.chat_messages (
         constraint chat_messages_role_check check (role in ('user', 'assistant')),
     content text not null default ''
         constraint chat_messages_content_check check (length(content) <= 20000),
-    status text not null
+    status text not null default 'pending'
         constraint chat_messages_status_check
             check (status in ('pending', 'streaming', 'done', 'failed', 'abstained')),
     kind text constraint chat_messages_kind_check check (kind in ('answer', 'excerpt', 'handoff')),
