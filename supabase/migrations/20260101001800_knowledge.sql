@@ -79,6 +79,7 @@ create table public.knowledge_documents (
     version integer not null default 1,
     content_hash text not null,
     indexed_hash text,
+    indexed_at timestamptz,
     embedding_model text,
     status text not null default 'pending'
         constraint knowledge_documents_status_check
@@ -101,8 +102,12 @@ comment on column public.knowledge_documents.content_hash is
     'SHA-256 of the current title and text; an index of another hash is out of date.';
 comment on column public.knowledge_documents.indexed_hash is
     'content_hash the passages were cut from; null = never indexed.';
+comment on column public.knowledge_documents.indexed_at is
+    'When passages were last stored; while somebody edits, that happens once a minute.';
 comment on column public.knowledge_documents.embedding_model is
     'Model of the passages'' vectors; null = text search only.';
+comment on column public.knowledge_documents.error is
+    'Why the last attempt failed; the text may be found all the same.';
 create index knowledge_documents_scope_idx on public.knowledge_documents (scope);
 create index knowledge_documents_stale_idx on public.knowledge_documents (updated_at)
 where status in ('pending', 'failed');
@@ -274,7 +279,9 @@ begin
     if not found or v_source.content !~ '\S' then
         if v_old.status <> 'withdrawn' then
             update public.knowledge_documents as d
-            set status = 'withdrawn', indexed_hash = null, embedding_model = null, error = null
+            set
+                status = 'withdrawn', indexed_hash = null, indexed_at = null,
+                embedding_model = null, error = null
             where d.org_id = v_old.org_id and d.id = v_old.id;
             delete from public.knowledge_chunks as c
             where c.org_id = v_old.org_id and c.document_id = v_old.id;
@@ -309,18 +316,32 @@ begin
     if v_new.id is null then
         return; -- nothing that search knows has changed
     end if;
+    -- What was edited before it was ever indexed was never cited.
+    delete from app.knowledge_versions as v
+    where
+        v.org_id = v_old.org_id and v.document_id = v_old.id and v.version = v_old.version
+        and v_old.status = 'pending' and v_old.version < v_new.version
+        and not exists (
+            select from public.knowledge_chunks as c
+            where
+                c.org_id = v.org_id and c.document_id = v.document_id and c.version = v.version
+        );
     insert into app.knowledge_versions (org_id, document_id, version, content, content_hash)
     values (v_new.org_id, v_new.id, v_new.version, v_source.content, v_hash)
     on conflict do nothing;
     update public.knowledge_chunks as c set scope = v_new.scope
     where c.org_id = v_new.org_id and c.document_id = v_new.id and c.scope <> v_new.scope;
     if v_new.status = 'pending' then
-        -- A text that is being edited is indexed once a minute, a new one at once.
+        -- A new text at once; one that is being edited when a minute has gone by
+        -- (app.due_knowledge_text).
         perform app.enqueue(
             'knowledge.index',
             jsonb_build_object('document_id', v_new.id, 'content_hash', v_hash),
             v_new.org_id, format('knowledge.index/%s/%s', v_new.id, v_hash),
-            case when v_old.status = 'indexed' then interval '60 seconds' else interval '0' end
+            case
+                when coalesce(v_old.status, 'withdrawn') = 'withdrawn' then interval '0'
+                else interval '1 minute'
+            end
         );
     end if;
 end;
@@ -372,7 +393,7 @@ declare
 begin
     update public.knowledge_documents as d
     set
-        status = 'indexed', indexed_hash = d.content_hash,
+        status = 'indexed', indexed_hash = d.content_hash, indexed_at = app.now(),
         embedding_model = store_knowledge_chunks.model, error = null
     where
         d.org_id = store_knowledge_chunks.org and d.id = store_knowledge_chunks.document
@@ -419,21 +440,80 @@ comment on function app.store_knowledge_chunks(uuid, uuid, text, text, jsonb) is
     'embedding}] cut from the text with this hash. False, and nothing changed, when the text is '
     'another by now or the document was withdrawn.';
 
-create function app.knowledge_text(org uuid, document uuid)
-returns table (title text, content text, content_hash text, indexed_hash text, status text)
+create function app.fail_knowledge_document(
+    org uuid, document uuid, content_hash text, error text
+) returns void
+language sql
+security definer
+set search_path = ''
+as $$
+    update public.knowledge_documents as d
+    set status = 'failed', error = left(fail_knowledge_document.error, 500)
+    where
+        d.org_id = fail_knowledge_document.org and d.id = fail_knowledge_document.document
+        and d.content_hash = fail_knowledge_document.content_hash and d.status <> 'withdrawn'
+$$;
+comment on function app.fail_knowledge_document(uuid, uuid, text, text) is
+    'Notes why a text could not be indexed, for members to read: the caller leaves out what is '
+    'internal. Nothing changes when the text is another by now. The next edit makes it pending.';
+
+create function app.due_knowledge_text(
+    org uuid, document uuid, asked_hash text default null, model text default null
+) returns table (title text, content text, content_hash text)
 language sql
 stable
 security definer
 set search_path = ''
 as $$
-    select d.title, v.content, d.content_hash, d.indexed_hash, d.status
+    select d.title, v.content, d.content_hash
     from public.knowledge_documents as d
     inner join app.knowledge_versions as v
         on v.org_id = d.org_id and v.document_id = d.id and v.version = d.version
-    where d.org_id = knowledge_text.org and d.id = knowledge_text.document
+    where
+        d.org_id = due_knowledge_text.org and d.id = due_knowledge_text.document
+        and d.status <> 'withdrawn'
+        and (
+            d.indexed_hash is distinct from d.content_hash
+            or d.embedding_model <> due_knowledge_text.model
+            or (d.embedding_model is null and due_knowledge_text.model is not null)
+        )
+        -- The job of an older text leaves it to the last one's, but not for longer than a minute.
+        and (
+            due_knowledge_text.asked_hash is null or due_knowledge_text.asked_hash = d.content_hash
+            or d.indexed_at is null or d.indexed_at <= app.now() - interval '1 minute'
+        )
 $$;
-comment on function app.knowledge_text(uuid, uuid) is
-    'Current text of a document and whether its index is of that text. Worker only.';
+comment on function app.due_knowledge_text(uuid, uuid, text, text) is
+    'Current text of a document if its passages are to be made now: they are of another text, or '
+    'of another model than the given one. asked_hash: the text the job was enqueued for.';
+
+create function app.enqueue_knowledge(org uuid, documents uuid[], model text default null)
+returns integer
+language sql
+security definer
+set search_path = ''
+as $$
+    select app.enqueue_bulk(
+        'knowledge.index',
+        array_agg(
+            jsonb_build_object('document_id', d.id, 'content_hash', d.content_hash) order by d.id
+        ),
+        enqueue_knowledge.org,
+        array_agg(
+            concat_ws(
+                '/', 'knowledge.index', d.id, d.content_hash,
+                case d.indexed_hash when d.content_hash then enqueue_knowledge.model end
+            )
+            order by d.id
+        )
+    )
+    from public.knowledge_documents as d
+    where d.org_id = enqueue_knowledge.org and d.id = any(enqueue_knowledge.documents)
+    having count(*) > 0
+$$;
+comment on function app.enqueue_knowledge(uuid, uuid[], text) is
+    'Enqueues the index job of documents as bulk work, each once per text and model. Returns how '
+    'many; null for no document.';
 
 create function app.sweep_knowledge(current_model text default null) returns integer
 language plpgsql
@@ -441,42 +521,69 @@ security definer
 set search_path = ''
 as $$
 declare
-    v_document record;
+    v_org record;
     v_found integer := 0;
 begin
-    for v_document in
-        select d.org_id, d.id, d.content_hash
-        from public.knowledge_documents as d
-        where
-            (
-                d.status in ('pending', 'failed')
-                and d.updated_at < app.now() - interval '5 minutes'
-            )
-            or (
-                d.status = 'indexed'
-                and sweep_knowledge.current_model is not null
-                and d.embedding_model is distinct from sweep_knowledge.current_model
-            )
-        order by d.updated_at
-        limit 1000
+    for v_org in
+        select few.org_id, array_agg(few.id) as documents
+        from (
+            select d.org_id, d.id
+            from public.knowledge_documents as d
+            inner join public.organizations as o on o.id = d.org_id and o.status = 'active'
+            where
+                (d.status = 'pending' and d.updated_at < app.now() - interval '5 minutes')
+                or (d.status = 'failed' and d.updated_at < app.now() - interval '1 day')
+                or (
+                    d.status = 'indexed'
+                    and d.embedding_model is distinct from sweep_knowledge.current_model
+                    and sweep_knowledge.current_model is not null
+                )
+            order by d.updated_at
+            limit 1000
+        ) as few
+        group by few.org_id
+        order by few.org_id
     loop
-        if app.enqueue(
-            'knowledge.index',
-            jsonb_build_object(
-                'document_id', v_document.id, 'content_hash', v_document.content_hash
-            ),
-            v_document.org_id,
-            format('knowledge.index/%s/%s', v_document.id, v_document.content_hash)
-        ) is not null then
-            v_found := v_found + 1;
-        end if;
+        v_found := v_found
+            + app.enqueue_knowledge(v_org.org_id, v_org.documents, sweep_knowledge.current_model);
     end loop;
     return v_found;
 end;
 $$;
 comment on function app.sweep_knowledge(text) is
-    'Job: enqueues documents whose index is missing, failed, or (given the current model) of '
-    'another model. Returns how many.';
+    'Enqueues, at most 1,000 at a time, documents that wait for their index without a job, that '
+    'failed a day ago, or (given the current model) whose vectors are of another. Returns how '
+    'many.';
+
+create function app.reset_knowledge(
+    org uuid, current_model text default null, everything boolean default false
+) returns setof uuid
+language sql
+security definer
+set search_path = ''
+as $$
+    with reset as (
+        update public.knowledge_documents as d
+        set
+            status = 'pending', error = null,
+            indexed_hash = case when not reset_knowledge.everything then d.indexed_hash end
+        where
+            d.org_id = reset_knowledge.org and d.status <> 'withdrawn'
+            and (
+                reset_knowledge.everything or d.status in ('pending', 'failed')
+                or (
+                    reset_knowledge.current_model is not null
+                    and d.embedding_model is distinct from reset_knowledge.current_model
+                )
+            )
+        returning d.id
+    )
+
+    select r.id from reset as r order by r.id
+$$;
+comment on function app.reset_knowledge(uuid, text, boolean) is
+    'Makes documents pending: those that failed or whose vectors are of another model than the '
+    'given one, or all. Returns every pending one; the caller indexes or enqueues them.';
 
 -- 2. Functions: search
 
@@ -705,14 +812,18 @@ grant execute on function
 public.search_knowledge(uuid, text, extensions.halfvec, integer, text)
 to anon, authenticated, service_role;
 grant execute on function
-app.store_knowledge_chunks(uuid, uuid, text, text, jsonb), app.knowledge_text(uuid, uuid),
-app.sweep_knowledge(text), app.refresh_knowledge_document(text, uuid, uuid)
+app.store_knowledge_chunks(uuid, uuid, text, text, jsonb),
+app.fail_knowledge_document(uuid, uuid, text, text),
+app.due_knowledge_text(uuid, uuid, text, text), app.enqueue_knowledge(uuid, uuid[], text),
+app.sweep_knowledge(text), app.reset_knowledge(uuid, text, boolean),
+app.refresh_knowledge_document(text, uuid, uuid)
 to service_role;
 
 -- 6. Reference rows
 
 insert into app.job_types (entrypoint, latency_class, description) values
-('knowledge.index', 'low_priority', 'Cuts a document into passages and stores their vectors.');
+('knowledge.index', 'low_priority', 'Cuts a document into passages and stores their vectors.'),
+('knowledge.sweep', 'low_priority', 'Finds documents whose index is missing or out of date.');
 
 insert into app.setting_definitions (key, kind, minimum, maximum, default_value, description) values
 (
