@@ -282,6 +282,20 @@ class Gateway:
         except NoProviderError:
             return False
 
+    async def embedding_model(self) -> str | None:
+        """Name the model that `embed` asks.
+
+        Returns:
+            The model; None when no provider is set up.
+
+        Raises:
+            DatabaseError: The database cannot be asked.
+        """
+        try:
+            return (await self._routes("embedding"))[0].model
+        except NoProviderError:
+            return None
+
     async def _routes(self, purpose: str) -> list[_Route]:
         """Give the routes whose provider is set up, the first first.
 

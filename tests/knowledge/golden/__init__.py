@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from nessos.knowledge.evaluation import Question, read
-from tests.people import Connection, Org
+from tests.people import Connection, Org, as_member
 
 HERE = Path(__file__).parent
 QUESTIONS = HERE / "questions.jsonl"
@@ -44,13 +44,12 @@ INSERTS = {
     "playbook": "insert into playbooks (org_id, title, content_markdown, status) values (%(org)s, %(title)s, %(text)s, 'published')",
     "post": "insert into public_posts (org_id, title, slug, content_markdown, status, published_at)"
     " values (%(org)s, %(title)s, %(key)s, %(text)s, 'published', app.now())",
-    "case": "insert into success_cases (org_id, title, slug, content_markdown, is_published, published_at)"
-    " values (%(org)s, %(title)s, %(key)s, %(text)s, true, app.now())",
+    "case": "insert into success_cases (org_id, title, slug, summary, content_markdown, is_published, published_at)"
+    " select %(org)s, %(title)s, %(key)s, split_part(%(text)s, '. ', 1) || '.', substr(%(text)s, strpos(%(text)s, '. ') + 2), true, app.now()",
     "service": "with s as (insert into services_catalog (org_id, name, slug, summary, is_active)"
     " values (%(org)s, %(title)s, %(key)s, %(text)s, true) returning org_id, id)"
     " insert into services_catalog_actions (org_id, service_id, service_action_id) select s.org_id, s.id, %(action)s from s",
-    "policy": "with p as (insert into policies (org_id, title, status) values (%(org)s, %(title)s, 'published') returning org_id, id)"
-    " insert into policy_versions (org_id, policy_id, version, content_markdown) select p.org_id, p.id, 1, %(text)s from p",
+    "policy": "insert into policies (org_id, title) values (%(org)s, %(title)s)",
     "page": "insert into static_pages (org_id, title, slug, content_markdown, is_published, published_at)"
     " values (%(org)s, %(title)s, replace(%(key)s, 'pagina-', ''), %(text)s, true, app.now())",
     "qa": "insert into knowledge_questions (org_id, question, answer_markdown) values (%(org)s, %(title)s, %(text)s)",
@@ -67,6 +66,12 @@ def publish(db: Connection, org: Org) -> None:
                 INSERTS[document.source_type],
                 {"org": org.org, "action": action, **document.__dict__},
             )
+            if document.source_type == "policy":
+                with as_member(db, org, "owner"):
+                    db.execute(
+                        "select publish_policy(id, %s) from policies where org_id = %s and title = %s",
+                        (document.text, org.org, document.title),
+                    )
             if document.source_type == "playbook" and document.key == documents()[0].key:
                 db.execute(
                     "insert into service_actions (org_id, id, title) values (%s, %s, 'Atendimento')",
