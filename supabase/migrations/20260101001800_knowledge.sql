@@ -600,6 +600,18 @@ $$;
 comment on function app.knowledge_query(text) is
     'A question as a Portuguese full text query in which any word may match.';
 
+create function app.word_query(lexeme text, weight text default '') returns tsquery
+language sql
+immutable
+set search_path = ''
+as $$
+    select (
+        '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || ''':' || weight
+    )::tsquery
+$$;
+comment on function app.word_query(text, text) is
+    'One word of a text vector as a query; weight A: only where it stands in the title.';
+
 create function app.knowledge_fusion(org uuid)
 returns table (k numeric, text_weight numeric, vector_weight numeric)
 language sql
@@ -685,13 +697,47 @@ begin
         end if;
     end if;
     return query
-    with by_text as (
+    with candidates as materialized (
+        select c.id, c.tsv
+        from public.knowledge_chunks as c
+        where c.org_id = p_org and c.scope = any (v_scopes) and c.tsv @@ v_words
+    ),
+
+    words as (
+        select
+            w.number, app.word_query(w.lexeme) as anywhere, app.word_query(w.lexeme, 'A') as in_title
+        from unnest(to_tsvector('portuguese', app.normalize(v_query))) with ordinality
+            as w (lexeme, positions, weights, number)
+    ),
+
+    matches as materialized (
+        select
+            c.id, w.number,
+            case when c.tsv @@ w.in_title then 1.5 else 1.0 end
+            + ts_rank(c.tsv, w.anywhere, 1) as gain
+        from candidates as c
+        inner join words as w on c.tsv @@ w.anywhere
+    ),
+
+    -- A word that few passages have says more than one that many have.
+    rarity as (
+        select m.number, ln(1 + (all_.passages - count(*) + 0.5) / (count(*) + 0.5)) as worth
+        from matches as m
+        cross join (
+            select count(*) as passages from public.knowledge_chunks as c
+            where c.org_id = p_org and c.scope = any (v_scopes)
+        ) as all_
+        group by m.number, all_.passages
+    ),
+
+    by_text as (
         select ranked.id, row_number() over (order by ranked.rank desc, ranked.id) as place
         from (
-            select c.id, ts_rank_cd('{0.1, 0.4, 0.6, 1.0}', c.tsv, v_words, 1) as rank
-            from public.knowledge_chunks as c
-            where c.org_id = p_org and c.scope = any (v_scopes) and c.tsv @@ v_words
-            order by rank desc, c.id
+            select m.id, sum(m.gain * r.worth) as rank
+            from matches as m
+            inner join rarity as r on r.number = m.number
+            group by m.id
+            order by rank desc, m.id
             limit v_depth
         ) as ranked
     ),
@@ -806,7 +852,7 @@ using (
 grant select on public.knowledge_documents, public.knowledge_chunks to anon, authenticated;
 
 grant execute on function
-app.knowledge_query(text), app.knowledge_fusion(uuid)
+app.knowledge_query(text), app.word_query(text, text), app.knowledge_fusion(uuid)
 to anon, authenticated, service_role;
 grant execute on function
 public.search_knowledge(uuid, text, extensions.halfvec, integer, text)
@@ -827,7 +873,7 @@ insert into app.job_types (entrypoint, latency_class, description) values
 
 insert into app.setting_definitions (key, kind, minimum, maximum, default_value, description) values
 (
-    'knowledge_rrf_k', 'number', 1, 1000, '60',
+    'knowledge_rrf_k', 'number', 1, 1000, '1',
     'Constant k of reciprocal rank fusion: the larger, the less the first places weigh.'
 ),
 (
@@ -835,7 +881,7 @@ insert into app.setting_definitions (key, kind, minimum, maximum, default_value,
     'Weight of full text in hybrid search.'
 ),
 (
-    'knowledge_vector_weight', 'number', 0, 10, '1',
+    'knowledge_vector_weight', 'number', 0, 10, '0.25',
     'Weight of nearness of meaning in hybrid search.'
 );
 

@@ -20,6 +20,7 @@ from nessos.cli import (
     indices,
     integrations,
     jobs,
+    knowledge,
     notifications,
     organization,
     report,
@@ -48,6 +49,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(indices.app, name="indices")
 app.add_typer(integrations.app, name="integrations")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(notifications.app, name="notifications")
 app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")

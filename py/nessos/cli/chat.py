@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 150.0
 _POLL_S: Final = 0.1
 
-_MEMBER: Final = """
-select m.user_id
-from public.memberships as m
-inner join auth.users as u on u.id = m.user_id
-where m.org_id = %s and lower(u.email) = lower(%s)
-"""
 _ASK: Final = "select public.ask(%s, %s, null, %s) as asked"
 _ASK_AS_VISITOR: Final = (
     "select public.ask_as_visitor(%s, %s, %s, %s, null, 'nessos chat') as asked"
@@ -85,7 +79,7 @@ def chat(
         raise UsageError("a visitor goes on with --session and --token", "give both, or none")
     with connect(resolve().database_url.get_secret_value()) as connection:
         found = organization.find(connection, org)
-        asker = None if public else _asker(connection, found, person)
+        asker = None if public else organization.find_member(connection, found, person)
     message = asyncio.run(_ask(question, found, asker, session, token, is_shown=not json))
     if json:
         output.as_json(message)
@@ -96,16 +90,6 @@ def chat(
         output.progress(f"go on with: --session {message['session_id']}")
     if message["status"] == "failed":
         raise NessosError("the question was not answered", "see nessos jobs failed")
-
-
-def _asker(connection: Any, org: dict[str, Any], email: str | None) -> UUID:  # noqa: ANN401
-    if email is None:
-        return organization.find_owner(connection, org)
-    row = connection.execute(_MEMBER, (org["id"], email)).fetchone()
-    if row is None:
-        raise UsageError(f"{email} is no member of {org['slug']}", "see nessos org list")
-    person: UUID = row["user_id"]
-    return person
 
 
 async def _ask(

@@ -78,6 +78,36 @@ def find_owner(connection: psycopg.Connection[dict[str, Any]], org: Mapping[str,
     return person
 
 
+def find_member(
+    connection: psycopg.Connection[dict[str, Any]], org: Mapping[str, Any], email: str | None
+) -> UUID:
+    """Find a member to act as.
+
+    Args:
+        connection: The database.
+        org: The organisation, as `find` gives it.
+        email: The member's address; None for the first owner.
+
+    Returns:
+        The Auth user's id.
+
+    Raises:
+        UsageError: Nobody of the organisation has this address.
+    """
+    if email is None:
+        return find_owner(connection, org)
+    row = connection.execute(
+        "select m.user_id from public.memberships as m"
+        " inner join auth.users as u on u.id = m.user_id"
+        " where m.org_id = %s and lower(u.email) = lower(%s)",
+        (org["id"], email),
+    ).fetchone()
+    if row is None:
+        raise UsageError(f"{email} is no member of {org['slug']}", "see nessos org list")
+    person: UUID = row["user_id"]
+    return person
+
+
 def act_as(connection: psycopg.Connection[dict[str, Any]], person: UUID) -> None:
     """Let the rest of the transaction run in a person's name, as over REST.
 

@@ -9,6 +9,7 @@ from nessos import events
 from nessos.ai import chat
 from nessos.ai import run as agents
 from nessos.bcb import jobs as bcb
+from nessos.knowledge import jobs as knowledge
 from nessos.messaging import delivery
 from nessos.omie import jobs as omie
 from nessos.webhooks import inbound, outbound
@@ -31,6 +32,7 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *inbound.ENTRYPOINTS,
         *outbound.ENTRYPOINTS,
         *delivery.ENTRYPOINTS,
+        *knowledge.ENTRYPOINTS,
         *chat.ENTRYPOINTS,
         *agents.ENTRYPOINTS,
     )

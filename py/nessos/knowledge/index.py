@@ -108,7 +108,9 @@ async def index_document(
     vectors: list[str | None] = [None] * len(passages)
     asked = 0
     if model is not None:
-        wanted = [embedded_text(title, one.heading_path, content[one.start : one.end]) for one in passages]
+        wanted = [
+            embedded_text(title, one.heading_path, content[one.start : one.end]) for one in passages
+        ]
         known = await _kept(pool, org_id, document_id, model)
         new = list(dict.fromkeys(one for one in wanted if one not in known))
         asked = len(new)

@@ -140,9 +140,7 @@ async def fetch(
     return tuple(Hit(**{**row, "score": float(row["score"])}) for row in await cursor.fetchall())
 
 
-async def _vector(
-    embedder: Embedder, org_id: UUID, query: str
-) -> tuple[str | None, str | None]:
+async def _vector(embedder: Embedder, org_id: UUID, query: str) -> tuple[str | None, str | None]:
     try:
         answer = await embedder.embed(org_id=org_id, texts=[query])
         return checked(answer.vectors, 1)[0], None

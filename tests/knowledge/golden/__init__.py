@@ -113,7 +113,9 @@ class Recorded:
 
     def _vector(self, text: str) -> list[float]:
         written = self.vectors.get(digest(text))
-        assert written, f"no vector was recorded of {text[:60]!r}: see tests/knowledge/golden/README.md"
+        assert written, (
+            f"no vector was recorded of {text[:60]!r}: see tests/knowledge/golden/README.md"
+        )
         return [number for (number,) in struct.iter_unpack("<e", base64.b64decode(written))]
 
 
