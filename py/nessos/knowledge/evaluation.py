@@ -92,7 +92,7 @@ def read(path: Path) -> list[Question]:
     return questions
 
 
-async def evaluate(
+async def evaluate(  # noqa: PLR0913 - what it takes, by keyword
     connection: Connection,
     embedder: Embedder,
     questions: Sequence[Question],

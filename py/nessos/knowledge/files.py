@@ -104,13 +104,13 @@ def _pdf(content: bytes, name: str) -> str:
 
     try:
         reader = PdfReader(BytesIO(content))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise UsageError(f"{name} is encrypted", "save it without a password")
-        if len(reader.pages) > MAX_PAGES:
-            raise UsageError(f"{name} has more than {MAX_PAGES} pages", "split it")
-        pages = [page.extract_text() for page in reader.pages]
-    except UsageError:
-        raise
+        is_locked = bool(reader.is_encrypted and not reader.decrypt(""))
+        count = 0 if is_locked else len(reader.pages)
+        pages = [page.extract_text() for page in reader.pages] if 0 < count <= MAX_PAGES else []
     except Exception as error:  # the library says it in many ways
         raise UsageError(f"{name} is no readable PDF", "open it and save it again") from error
+    if is_locked:
+        raise UsageError(f"{name} is encrypted", "save it without a password")
+    if count > MAX_PAGES:
+        raise UsageError(f"{name} has more than {MAX_PAGES} pages", "split it")
     return "\n\n".join(page.strip() for page in pages if page.strip())

@@ -158,7 +158,7 @@ async def index_text_only(
         await connection.execute(_FAIL, (org_id, document_id, content_hash, error))
 
 
-async def store(
+async def store(  # noqa: PLR0913 - what it takes, by keyword
     pool: Pool,
     *,
     org_id: UUID,

@@ -75,7 +75,7 @@ class Results:
     problem: str | None = None
 
 
-async def search(
+async def search(  # noqa: PLR0913 - what it takes, by keyword
     connection: Connection,
     embedder: Embedder,
     *,
@@ -114,7 +114,7 @@ async def search(
     )
 
 
-async def fetch(
+async def fetch(  # noqa: PLR0913 - what it takes, by keyword
     connection: Connection,
     *,
     org_id: UUID,
