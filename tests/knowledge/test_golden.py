@@ -1,7 +1,6 @@
 """The golden set: search by text and meaning together is ahead of either, for a member under row level security."""
 
 import asyncio
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -15,7 +14,7 @@ from tests.people import WORLD
 
 
 @pytest.fixture(scope="module")
-def scores(db_url: str) -> Iterator[dict[Way, Score]]:
+def scores(db_url: str) -> dict[Way, Score]:
     """How each way of searching did."""
     with psycopg.connect(db_url, autocommit=True) as db:
         golden.publish(db, WORLD.a)
@@ -33,7 +32,7 @@ def scores(db_url: str) -> Iterator[dict[Way, Score]]:
             async with acting(pool, claims=owner) as connection:
                 return await evaluate(connection, recorded, golden.questions(), org_id=WORLD.a.org)
 
-    yield {score.way: score for score in asyncio.run(run())}
+    return {score.way: score for score in asyncio.run(run())}
 
 
 def test_the_set_is_large_enough_to_tell() -> None:

@@ -1,4 +1,4 @@
-"""The jobs `knowledge.index`, one per text of a document, and `knowledge.sweep` for what slipped."""
+"""The jobs `knowledge.index`, one per text, and `knowledge.sweep` for what slipped."""
 
 from __future__ import annotations
 
