@@ -23,6 +23,7 @@ from nessos.ai.acting import acting, person_claims
 from nessos.ai.gateway import Gateway, Message, Reply
 from nessos.errors import AnswerError, GiveUpError, RuleError, UpstreamError
 from nessos.jobs.entrypoint import Entrypoint, RetryPolicy
+from nessos.knowledge.search import fetch, vector_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +45,6 @@ _PATIENCE: Final = RetryPolicy((1, 4))
 """Somebody waits."""
 
 _BEGIN: Final = "select * from app.begin_answer(%s, %s)"
-_SEARCH: Final = """
-select chunk_id from public.search_knowledge(%s, %s, %s::text::extensions.halfvec, %s, %s)
-"""
 _NOTE: Final = "select * from app.note_passages(%s, %s, %s, %s)"
 _STREAM: Final = "select app.stream_answer(%s, %s, %s, %s) as is_ours"
 _FINISH: Final = "select app.finish_answer(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) as stored"
@@ -277,18 +275,18 @@ async def _excerpts(pool: Pool, turn: Turn, passages: Sequence[Passage]) -> str:
 
 async def _search(pool: Pool, gateway: Gateway, turn: Turn) -> list[UUID]:
     """Find passages as the asker; by words alone where no vector can be had."""
-    vector = None
-    try:
-        embeddings = await gateway.embed(org_id=turn.org_id, texts=[turn.query])
-        vector = str(embeddings.vectors[0])
-    except UpstreamError as error:
-        log.info("searched by words", message_id=str(turn.message_id), error=error.message)
+    vector, _ = await vector_of(gateway, org_id=turn.org_id, query=turn.query)
     claims = person_claims(turn.person) if turn.person else {"role": "anon"}
     async with acting(pool, claims=claims) as connection:
-        cursor = await connection.execute(
-            _SEARCH, (turn.org_id, turn.query, vector, _PASSAGES, turn.audience)
+        hits = await fetch(
+            connection,
+            org_id=turn.org_id,
+            query=turn.query,
+            vector=vector,
+            limit=_PASSAGES,
+            audience=turn.audience,
         )
-        return [row["chunk_id"] for row in await cursor.fetchall()]
+    return [hit.chunk_id for hit in hits]
 
 
 class _Stream:

@@ -102,9 +102,7 @@ async def search(  # noqa: PLR0913 - what it takes, by keyword
     Raises:
         RuleError: `bad_input`, for a blank question.
     """
-    vector, problem = None, None
-    if query.strip() and await embedder.embedding_model() is not None:
-        vector, problem = await _vector(embedder, org_id, query)
+    vector, problem = await vector_of(embedder, org_id=org_id, query=query)
     return Results(
         hits=await fetch(
             connection, org_id=org_id, query=query, vector=vector, limit=limit, audience=audience
@@ -112,6 +110,29 @@ async def search(  # noqa: PLR0913 - what it takes, by keyword
         mode="text" if vector is None else "hybrid",
         problem=problem,
     )
+
+
+async def vector_of(
+    embedder: Embedder, *, org_id: UUID, query: str
+) -> tuple[str | None, str | None]:
+    """Make the vector of a question; without a transaction, since the provider may take long.
+
+    Args:
+        embedder: Who makes it.
+        org_id: On whose budget.
+        query: The question.
+
+    Returns:
+        The vector as pgvector writes it, and why a provider that is connected gave none.
+    """
+    if not query.strip() or await embedder.embedding_model() is None:
+        return None, None
+    try:
+        answer = await embedder.embed(org_id=org_id, texts=[query])
+        return checked(answer.vectors, 1)[0], None
+    except UpstreamError as error:
+        log.warning("search by text only", org_id=str(org_id), error=error.message)
+        return None, error.message
 
 
 async def fetch(  # noqa: PLR0913 - what it takes, by keyword
@@ -138,12 +159,3 @@ async def fetch(  # noqa: PLR0913 - what it takes, by keyword
     """
     cursor = await connection.execute(_SEARCH, (org_id, query, vector, limit, audience))
     return tuple(Hit(**{**row, "score": float(row["score"])}) for row in await cursor.fetchall())
-
-
-async def _vector(embedder: Embedder, org_id: UUID, query: str) -> tuple[str | None, str | None]:
-    try:
-        answer = await embedder.embed(org_id=org_id, texts=[query])
-        return checked(answer.vectors, 1)[0], None
-    except UpstreamError as error:
-        log.warning("search by text only", org_id=str(org_id), error=error.message)
-        return None, error.message
