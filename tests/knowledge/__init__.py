@@ -1,0 +1,1 @@
+"""Knowledge: what search finds, how much of it, and what it is measured on."""
