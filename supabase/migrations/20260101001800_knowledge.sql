@@ -159,6 +159,8 @@ comment on column public.knowledge_chunks.tsv is
     'Portuguese full text without accents: title A, headings B, content C.';
 comment on column public.knowledge_chunks.embedding is
     'Unit vector of the passage; null where no provider of embeddings is connected.';
+-- Text and its vector of words stay in the row, unpacked; only the embedding lies outside.
+alter table public.knowledge_chunks set (toast_tuple_target = 4080);
 create index knowledge_chunks_scope_idx on public.knowledge_chunks (scope);
 create index knowledge_chunks_tsv_idx on public.knowledge_chunks using gin (tsv);
 create index knowledge_chunks_embedding_idx on public.knowledge_chunks
@@ -627,6 +629,232 @@ $$;
 comment on function app.knowledge_fusion(uuid) is
     'The organisation''s constants of reciprocal rank fusion, which visitors search with too.';
 
+create function app.searchable_scopes(org uuid, audience text) returns text[]
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select case
+        when searchable_scopes.audience = 'public' or current_setting('role', true) = 'anon'
+            then array[org || '/public']
+        else array(
+            select s.scope from unnest(app.readable_scopes()) as s (scope)
+            where s.scope like org || '/%'
+        )
+    end
+$$;
+comment on function app.searchable_scopes(uuid, text) is
+    'Scopes of one organisation that the caller may search in. A query that names them stays '
+    'within the organisation and tells the planner how little of the table that is.';
+
+create function app.nearest_by_walk(
+    scopes text[], embedding extensions.halfvec, depth integer
+) returns uuid[]
+language sql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set enable_sort = off
+set "hnsw.iterative_scan" = relaxed_order
+set "hnsw.ef_search" = 100
+set "hnsw.max_scan_tuples" = 40000
+as $$
+    -- The walk passes by other organisations until it has enough, in about the right order.
+    with near as materialized (
+        select
+            c.id, c.embedding operator(extensions.<=>) nearest_by_walk.embedding as distance
+        from public.knowledge_chunks as c
+        where c.scope = any(nearest_by_walk.scopes)
+        order by c.embedding operator(extensions.<=>) nearest_by_walk.embedding
+        limit nearest_by_walk.depth
+    )
+
+    select coalesce(array_agg(n.id order by n.distance, n.id), '{}') from near as n
+$$;
+comment on function app.nearest_by_walk(text[], extensions.halfvec, integer) is
+    'Passages of the scopes nearest to a vector, nearest first, found by walking the index.';
+
+create function app.nearest_by_scan(
+    scopes text[], embedding extensions.halfvec, depth integer
+) returns uuid[]
+language sql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+    select coalesce(array_agg(near.id order by near.distance, near.id), '{}')
+    from (
+        select each_one.id, each_one.distance
+        from (
+            select
+                c.id, c.embedding operator(extensions.<=>) nearest_by_scan.embedding as distance
+            from public.knowledge_chunks as c
+            where c.scope = any(nearest_by_scan.scopes) and c.embedding is not null
+            offset 0 -- or the planner might walk the index after all
+        ) as each_one
+        order by each_one.distance, each_one.id
+        limit nearest_by_scan.depth
+    ) as near
+$$;
+comment on function app.nearest_by_scan(text[], extensions.halfvec, integer) is
+    'Passages of the scopes nearest to a vector, nearest first, found by looking at each: exact.';
+
+create function app.weigh_words(org uuid, scopes text[], question text, sample_size integer)
+returns table (word tsquery, in_title tsquery, share numeric)
+language sql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set enable_sort = off -- the sample comes in the order of the key, not by sorting all there is
+as $$
+    -- Keys are drawn at random, so the first ones are a fair sample.
+    with sample as materialized (
+        select c.tsv from public.knowledge_chunks as c
+        where c.org_id = weigh_words.org and c.scope = any(weigh_words.scopes)
+        order by c.org_id, c.id
+        limit weigh_words.sample_size
+    ),
+
+    words as materialized (
+        select app.word_query(w.lexeme) as anywhere, app.word_query(w.lexeme, 'A') as in_title
+        from unnest(to_tsvector('portuguese', app.normalize(weigh_words.question))) as w
+    )
+
+    select
+        w.anywhere, w.in_title,
+        coalesce(
+            (select avg((s.tsv @@ w.anywhere)::integer) from sample as s), 0
+        )
+    from words as w
+    order by 3, w.anywhere
+$$;
+comment on function app.weigh_words(uuid, text[], text, integer) is
+    'Words of a question, the rarest first, and in which share of a sample of the passages of '
+    'these scopes each one stands.';
+
+create function app.telling_words(words tsquery[], shares numeric[], passages bigint, most integer)
+returns tsquery
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+    v_number integer;
+    v_chosen tsquery := words[1];
+    v_share numeric := shares[1];
+begin
+    for v_number in 2 .. coalesce(cardinality(words), 0) loop
+        if v_share * passages > most then
+            -- Even the rarest word is too common: the next ones must stand beside it.
+            v_chosen := v_chosen && words[v_number];
+            v_share := v_share * shares[v_number];
+        elsif (v_share + shares[v_number]) * passages > most then
+            exit;
+        else
+            v_chosen := v_chosen || words[v_number];
+            v_share := v_share + shares[v_number];
+        end if;
+    end loop;
+    return v_chosen;
+end;
+$$;
+comment on function app.telling_words(tsquery[], numeric[], bigint, integer) is
+    'Which words of a question, given the rarest first with their shares, to look for so that no '
+    'more than about `most` passages match: in a large organisation the rarest ones only. The '
+    'others count when what matched is ranked.';
+
+create function app.knowledge_matches(
+    org uuid, audience text, question text, embedding extensions.halfvec, depth integer
+) returns table (id uuid, text_rank bigint, vector_rank bigint)
+language plpgsql
+stable
+security definer -- a policy would keep the index of words from being used: @@ is not leakproof
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+rows 50
+as $$
+#variable_conflict use_column
+declare
+    v_most constant integer := 1000;
+    v_scopes text[] := app.searchable_scopes(org, audience);
+    v_passages bigint := (
+        select count(*) from (
+            select from public.knowledge_chunks as c
+            where c.scope = any (v_scopes)
+            limit 100000
+        ) as counted
+    );
+    v_all real := (
+        select c.reltuples from pg_catalog.pg_class as c
+        where c.oid = 'public.knowledge_chunks'::regclass
+    );
+    v_words tsquery[];
+    v_in_title tsquery[];
+    v_shares numeric[];
+    v_telling tsquery;
+    v_nearest uuid[] := '{}';
+begin
+    -- Of n passages among N, the walk meets about depth * N / n before it has enough: below the
+    -- square root of depth * N, looking at each is no more work, and exact.
+    if embedding is not null and v_passages <= greatest(v_most, sqrt(depth * v_all)) then
+        v_nearest := app.nearest_by_scan(v_scopes, embedding, depth);
+    elsif embedding is not null then
+        v_nearest := app.nearest_by_walk(v_scopes, embedding, depth);
+    end if;
+    select
+        array_agg(w.word), array_agg(w.in_title), array_agg(w.share)
+    into v_words, v_in_title, v_shares
+    from app.weigh_words(
+        org, v_scopes, question, case when v_passages > v_most then 300 else v_most end
+    ) as w;
+    v_telling := case
+        when v_passages > v_most
+            then app.telling_words(v_words, v_shares, v_passages, v_most)
+        else app.knowledge_query(question)
+    end;
+    return query
+    with candidates as materialized (
+        select c.id, c.tsv from public.knowledge_chunks as c
+        where c.scope = any (v_scopes) and c.tsv @@ v_telling
+    ),
+
+    -- A word that few passages have says more than one that many have.
+    words as materialized (
+        select
+            w.word, w.in_title,
+            ln(1 + ((1 - w.share) * v_passages + 0.5) / (w.share * v_passages + 0.5)) as worth
+        from unnest(v_words, v_in_title, v_shares) as w (word, in_title, share)
+    ),
+
+    by_text as (
+        select ranked.id, row_number() over (order by ranked.rank desc, ranked.id) as place
+        from (
+            select
+                c.id,
+                sum(
+                    w.worth * (
+                        case when c.tsv @@ w.in_title then 1.5 else 1.0 end
+                        + ts_rank(c.tsv, w.word, 1)
+                    )
+                ) as rank
+            from candidates as c
+            inner join words as w on c.tsv @@ w.word
+            group by c.id
+            order by rank desc, c.id
+            limit depth
+        ) as ranked
+    )
+
+    select coalesce(t.id, v.id), t.place, v.place
+    from by_text as t
+    full join unnest(v_nearest) with ordinality as v (id, place) on v.id = t.id;
+end;
+$$;
+comment on function app.knowledge_matches(uuid, text, text, extensions.halfvec, integer) is
+    'Passages of the organisation that the caller may read with their places, each up to depth, '
+    'by text and by nearness of meaning. Gives keys only; who reads their rows is checked again.';
+
 create function public.search_knowledge(
     p_org uuid,
     p_query text,
@@ -645,117 +873,28 @@ as $$
 #variable_conflict use_column
 declare
     v_query text := app.clean_text(p_query, 2000);
-    v_words tsquery;
-    v_scopes text[];
-    v_depth constant integer := 50;
     v_k numeric;
     v_text_weight numeric;
     v_vector_weight numeric;
-    v_vector_ids uuid[] := '{}';
 begin
     if v_query is null or p_org is null then
         perform app.raise_error('bad_input', 'p_org and p_query are needed.', null);
     elsif p_audience not in ('internal', 'public') then
         perform app.raise_error('bad_input', 'p_audience is internal or public.', null);
     end if;
-    v_words := app.knowledge_query(v_query);
-    if p_audience = 'public' or current_user = 'anon' then
-        v_scopes := array[p_org || '/public'];
-    else
-        v_scopes := app.readable_scopes();
-    end if;
     select f.k, f.text_weight, f.vector_weight into v_k, v_text_weight, v_vector_weight
     from app.knowledge_fusion(p_org) as f;
-    if p_embedding is not null then
-        if (
-            select count(*) from (
-                select from public.knowledge_chunks as c
-                where c.org_id = p_org and c.embedding is not null
-                limit 5001
-            ) as few
-        ) <= 5000 then
-            -- Few enough to look at each: exact, whatever share of all tenants they are.
-            v_vector_ids := array(
-                select near.id
-                from (
-                    select c.id, c.embedding operator(extensions.<=>) p_embedding as distance
-                    from public.knowledge_chunks as c
-                    where
-                        c.org_id = p_org and c.scope = any (v_scopes) and c.embedding is not null
-                    offset 0
-                ) as near
-                order by near.distance, near.id
-                limit v_depth
-            );
-        else
-            v_vector_ids := array(
-                select c.id from public.knowledge_chunks as c
-                where c.org_id = p_org and c.scope = any (v_scopes)
-                order by c.embedding operator(extensions.<=>) p_embedding
-                limit v_depth
-            );
-        end if;
-    end if;
     return query
-    with candidates as materialized (
-        select c.id, c.tsv
-        from public.knowledge_chunks as c
-        where c.org_id = p_org and c.scope = any (v_scopes) and c.tsv @@ v_words
-    ),
-
-    words as (
+    with fused as (
         select
-            w.number, app.word_query(w.lexeme) as anywhere, app.word_query(w.lexeme, 'A') as in_title
-        from unnest(to_tsvector('portuguese', app.normalize(v_query))) with ordinality
-            as w (lexeme, positions, weights, number)
-    ),
-
-    matches as materialized (
-        select
-            c.id, w.number,
-            case when c.tsv @@ w.in_title then 1.5 else 1.0 end
-            + ts_rank(c.tsv, w.anywhere, 1) as gain
-        from candidates as c
-        inner join words as w on c.tsv @@ w.anywhere
-    ),
-
-    -- A word that few passages have says more than one that many have.
-    rarity as (
-        select m.number, ln(1 + (all_.passages - count(*) + 0.5) / (count(*) + 0.5)) as worth
-        from matches as m
-        cross join (
-            select count(*) as passages from public.knowledge_chunks as c
-            where c.org_id = p_org and c.scope = any (v_scopes)
-        ) as all_
-        group by m.number, all_.passages
-    ),
-
-    by_text as (
-        select ranked.id, row_number() over (order by ranked.rank desc, ranked.id) as place
-        from (
-            select m.id, sum(m.gain * r.worth) as rank
-            from matches as m
-            inner join rarity as r on r.number = m.number
-            group by m.id
-            order by rank desc, m.id
-            limit v_depth
-        ) as ranked
-    ),
-
-    by_vector as (
-        select near.id, near.place
-        from unnest(v_vector_ids) with ordinality as near (id, place)
-    ),
-
-    fused as (
-        select
-            coalesce(t.id, v.id) as id,
-            coalesce(v_text_weight / (v_k + t.place), 0)
-            + coalesce(v_vector_weight / (v_k + v.place), 0) as score,
-            t.place::integer as text_rank,
-            v.place::integer as vector_rank
-        from by_text as t
-        full join by_vector as v on v.id = t.id
+            m.id,
+            coalesce(v_text_weight / (v_k + m.text_rank), 0)
+            + coalesce(v_vector_weight / (v_k + m.vector_rank), 0) as score,
+            m.text_rank::integer as text_rank,
+            m.vector_rank::integer as vector_rank
+        from app.knowledge_matches(
+            p_org, p_audience, v_query, p_embedding, 50
+        ) as m
     ),
 
     found as (
@@ -852,7 +991,8 @@ using (
 grant select on public.knowledge_documents, public.knowledge_chunks to anon, authenticated;
 
 grant execute on function
-app.knowledge_query(text), app.word_query(text, text), app.knowledge_fusion(uuid)
+app.knowledge_fusion(uuid),
+app.knowledge_matches(uuid, text, text, extensions.halfvec, integer)
 to anon, authenticated, service_role;
 grant execute on function
 public.search_knowledge(uuid, text, extensions.halfvec, integer, text)
