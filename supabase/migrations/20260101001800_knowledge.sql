@@ -786,7 +786,7 @@ declare
         ) as counted
     );
     v_all real := (
-        select c.reltuples from pg_catalog.pg_class as c
+        select greatest(c.reltuples, 0) from pg_catalog.pg_class as c
         where c.oid = 'public.knowledge_chunks'::regclass
     );
     v_words tsquery[];

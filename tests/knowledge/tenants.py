@@ -2,20 +2,22 @@
 
 Every organisation writes about the same themes, so the passages nearest to a question are mostly somebody else's: what makes search
 inside one organisation hard. A vector is the sum of its topic, its theme within it, its document and a remainder of its own; all of
-these lie near a space of few dimensions, as the vectors of real models do. Words are as frequent as in a natural text: the words of the
+these lie near a space of few dimensions, as the vectors of real models do. Words are as frequent as in a natural text: those of the
 golden documents first, then made-up ones. The same seed gives the same corpus.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -68,7 +70,7 @@ select
     (array['ops', 'ops', 'ops', 'growth', 'legal'])[1 + document.n %% 5] as module,
     hashint8(t.place * 100003 + document.n) & 1073741823 as hash
 from unnest(%s::uuid[], %s::integer[]) with ordinality as t (org, passages, place)
-cross join lateral generate_series(0, (t.passages - 1) / 8) as document (n);
+cross join lateral generate_series(0, (t.passages - 1) / 8) as document (n)
 """
 _STORE_DOCUMENTS = """
 insert into public.knowledge_documents (
@@ -112,11 +114,96 @@ cross join lateral (
 """
 
 
-def words() -> list[str]:
-    """Give 20,000 words, the most frequent first: those of the golden documents, then made-up ones."""
-    texts = [json.loads(line)["text"] for line in (GOLDEN / "documents.jsonl").open()]
-    counted = Counter(re.findall(r"[a-zà-ÿ]+", " ".join(texts).lower()))
-    syllables = [a + b for a, b in product("bcdfglmnprstv", "aeiou")]
-    made_up = ("".join(word) for word in product(syllables, repeat=3))
-    known = [word for word, _ in counted.most_common()]
-    return [*known, *(word for word, _ in zip(made_up, range(20_000 - len(known)), strict=False))]
+_QUESTIONS = """
+select
+    array_to_string((string_to_array(replace(c.content, '.', ''), ' '))[14:21], ' '),
+    extensions.l2_normalize(
+        c.embedding::extensions.vector operator(extensions.+) array(
+            select random_normal() * 0.6 / sqrt(1536) + 0 * c.ordinal
+            from generate_series(1, 1536)
+        )::extensions.vector
+    )::extensions.halfvec::text
+from public.knowledge_chunks as c
+where c.org_id = %s and c.scope = any(%s)
+order by hashtextextended(c.content, 4)
+limit %s
+"""
+_EXACT = """
+select each_one.id
+from (
+    select c.id, c.embedding operator(extensions.<=>) %s::extensions.halfvec as distance
+    from public.knowledge_chunks as c where c.org_id = %s and c.scope = any(%s) offset 0
+) as each_one
+order by each_one.distance limit 10
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What somebody asks: eight words of a passage, and a vector near it."""
+
+    words: str
+    vector: str
+
+
+def fill(owner: psycopg.Connection[Any], tenants: Mapping[UUID, int], *, seed: float = 0.4) -> None:
+    """Write passages, documents of up to eight each; indexes are built at the end, as a restore does.
+
+    Three documents of five are of module ops, one is public, one of module legal.
+
+    Args:
+        owner: An autocommit connection of the database's owner.
+        tenants: How many passages each organisation has.
+        seed: Of everything random.
+    """
+    owner.execute("set session_replication_role = replica")
+    owner.execute("set maintenance_work_mem = '1GB'")
+    owner.execute("select setseed(%s)", [seed])
+    indexes = owner.execute(
+        "select c.relname, pg_get_indexdef(i.indexrelid) from pg_index as i"
+        " inner join pg_class as c on c.oid = i.indexrelid"
+        " where i.indrelid = 'public.knowledge_chunks'::regclass and not i.indisunique"
+    ).fetchall()
+    for name, _ in indexes:
+        owner.execute(sql.SQL("drop index public.{}").format(sql.Identifier(name)))
+    owner.execute(_WORDS, [_words()])
+    for statement in (_SENTENCES, _DIRECTIONS, _PLACES):
+        owner.execute(statement)
+    owner.execute(_DOCUMENTS, [list(tenants), list(tenants.values())])
+    for table in ("sentences", "places", "papers"):
+        owner.execute(sql.SQL("analyze {}").format(sql.Identifier(table)))
+    owner.execute(_STORE_DOCUMENTS)
+    owner.execute(_STORE_CHUNKS)
+    for _, definition in indexes:
+        owner.execute(definition)
+    for table in ("knowledge_documents", "knowledge_chunks"):
+        owner.execute(sql.SQL("vacuum (analyze) public.{}").format(sql.Identifier(table)))
+    owner.execute("set session_replication_role = origin")
+    owner.execute("drop table words, sentences, directions, places, papers")
+
+
+def questions(owner: psycopg.Connection[Any], org: UUID, many: int) -> list[Question]:
+    """Draw questions that passages of an organisation answer which everybody of its operations may read."""
+    owner.execute("select setseed(0.3)")
+    asked = owner.execute(_QUESTIONS, [org, _scopes(org), many]).fetchall()
+    return [Question(*row) for row in asked]
+
+
+def nearest(owner: psycopg.Connection[Any], org: UUID, question: Question) -> list[UUID]:
+    """Give the ten passages of an organisation that are nearest to a question, by looking at each."""
+    rows = owner.execute(_EXACT, [question.vector, org, _scopes(org)]).fetchall()
+    return [row[0] for row in rows]
+
+
+def _scopes(org: UUID) -> list[str]:
+    return [f"{org}/ops", f"{org}/public"]
+
+
+def _words() -> list[str]:
+    """Give 20,000 words, the most frequent first."""
+    lines = (GOLDEN / "documents.jsonl").read_text().splitlines()
+    text = " ".join(json.loads(line)["text"] for line in lines)
+    known = [word for word, _ in Counter(re.findall(r"[a-zà-ÿ]+", text.lower())).most_common()]
+    syllables = [a + b for a, b in itertools.product("bcdfglmnprstv", "aeiou")]
+    made_up = ("".join(word) for word in itertools.product(syllables, repeat=3))
+    return [*known, *itertools.islice(made_up, 20_000 - len(known))]
