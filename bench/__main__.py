@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import access, chat, emission, omie, queue, rollup, stack
+from bench import access, chat, emission, knowledge, omie, queue, rollup, stack
 from bench.subject import Bench
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ SUBJECTS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = {
     "fairness": queue.fairness,
     "scheduled": queue.scheduled,
     "omie": omie.synchronisation,
+    "search": knowledge.search,
     "chat": chat.first_text,
     "stack": stack.stack,
 }

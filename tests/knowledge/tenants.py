@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 
 GOLDEN = Path(__file__).parent / "golden"
+OF_OPERATIONS = ("ops", "public")
 
 _WORDS = """
 create temporary table words as
@@ -182,21 +183,28 @@ def fill(owner: psycopg.Connection[Any], tenants: Mapping[UUID, int], *, seed: f
     owner.execute("drop table words, sentences, directions, places, papers")
 
 
-def questions(owner: psycopg.Connection[Any], org: UUID, many: int) -> list[Question]:
-    """Draw questions that passages of an organisation answer which everybody of its operations may read."""
+def questions(
+    owner: psycopg.Connection[Any], org: UUID, many: int, modules: Sequence[str] = OF_OPERATIONS
+) -> list[Question]:
+    """Draw questions that passages of these modules of an organisation answer."""
     owner.execute("select setseed(0.3)")
-    asked = owner.execute(_QUESTIONS, [org, _scopes(org), many]).fetchall()
+    asked = owner.execute(_QUESTIONS, [org, _scopes(org, modules), many]).fetchall()
     return [Question(*row) for row in asked]
 
 
-def nearest(owner: psycopg.Connection[Any], org: UUID, question: Question) -> list[UUID]:
+def nearest(
+    owner: psycopg.Connection[Any],
+    org: UUID,
+    question: Question,
+    modules: Sequence[str] = OF_OPERATIONS,
+) -> list[UUID]:
     """Give the ten passages of an organisation that are nearest to a question, by looking at each."""
-    rows = owner.execute(_EXACT, [question.vector, org, _scopes(org)]).fetchall()
+    rows = owner.execute(_EXACT, [question.vector, org, _scopes(org, modules)]).fetchall()
     return [row[0] for row in rows]
 
 
-def _scopes(org: UUID) -> list[str]:
-    return [f"{org}/ops", f"{org}/public"]
+def _scopes(org: UUID, modules: Sequence[str]) -> list[str]:
+    return [f"{org}/{module}" for module in modules]
 
 
 def _words() -> list[str]:
