@@ -1041,10 +1041,21 @@ begin
         when jsonb_typeof(v_threshold) is distinct from 'number' then 'threshold'
         when v_threshold::numeric > v_grant.threshold_amount then 'threshold'
     end;
-    if v_cause is not null then
+    -- Nobody is asked to approve what cannot be done.
+    v_message := case
+        when v_cause is not null then app.tool_argument_problem(v_name, v_arguments)
+    end;
+    if v_message is not null then
+        perform app.answer_agent_call(
+            org, run, turn, call_index, 'invalid',
+            jsonb_build_object('error', 'tool_arguments_invalid', 'message', v_message)
+        );
+    elsif v_cause is not null then
         perform app.request_agent_approval(
             v_run, v_agent, turn, call_index, v_name, v_tool.module, v_arguments, v_cause
         );
+    end if;
+    if v_cause is not null then
         return jsonb_build_object('verdict', 'answered');
     end if;
     return jsonb_build_object(

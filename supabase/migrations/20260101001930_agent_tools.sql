@@ -422,6 +422,33 @@ $$;
 comment on function app.keep_tool_result(text, jsonb, jsonb) is
     'Keeps the answer of a tool that writes under the key app.idempotency_key, if there is one.';
 
+create function app.tool_argument_problem(tool text, arguments jsonb) returns text
+language sql
+stable
+set search_path = ''
+as $$
+    select case
+        when octet_length(tool_argument_problem.arguments::text) > 32768
+            then 'The arguments are longer than 32 kB.'
+        else app.object_problem(
+            tool_argument_problem.arguments, c.parameters,
+            coalesce(
+                (
+                    select jsonb_object_agg(a.name, a.kind)
+                    from unnest(p.proargnames, p.proargtypes::oid[]) as a (name, kind)
+                ),
+                '{}'
+            ),
+            ''
+        )
+    end
+    from app.agent_tool_catalog(coalesce(tool_argument_problem.tool, '')) as c
+    inner join pg_catalog.pg_proc as p on p.oid = c.oid
+$$;
+comment on function app.tool_argument_problem(text, jsonb) is
+    'What is wrong with the arguments of a tool, by its catalogue; null when nothing is, or there '
+    'is no such tool.';
+
 create function app.call_agent_tool(tool text, arguments jsonb) returns jsonb
 language plpgsql
 set search_path = ''
@@ -429,7 +456,7 @@ as $$
 declare
     v_tool record;
     v_function pg_catalog.pg_proc;
-    v_problem text;
+    v_problem text := app.tool_argument_problem(call_agent_tool.tool, arguments);
     v_given text[];
     v_result jsonb;
 begin
@@ -444,21 +471,6 @@ begin
         );
     end if;
     select * into v_function from pg_catalog.pg_proc as p where p.oid = v_tool.oid;
-    v_problem := case
-        when octet_length(arguments::text) > 32768 then 'The arguments are longer than 32 kB.'
-        else app.object_problem(
-            arguments, v_tool.parameters,
-            coalesce(
-                (
-                    select jsonb_object_agg(a.name, a.kind)
-                    from unnest(v_function.proargnames, v_function.proargtypes::oid[])
-                        as a (name, kind)
-                ),
-                '{}'
-            ),
-            ''
-        )
-    end;
     if v_problem is not null then
         perform app.raise_error(
             'tool_arguments_invalid', v_problem, 'Call it again with the right arguments.'
@@ -654,6 +666,7 @@ grant execute on function
 app.base_type(oid), app.domain_schema(oid), app.type_schema(oid),
 app.object_schema(text[], oid[], boolean[], jsonb), app.agent_tool_catalog(text),
 app.value_problem(jsonb, oid, text), app.object_problem(jsonb, jsonb, jsonb, text),
+app.tool_argument_problem(text, jsonb),
 app.recall_tool_result(text, jsonb), app.keep_tool_result(text, jsonb, jsonb),
 app.call_agent_tool(text, jsonb)
 to authenticated, service_role;

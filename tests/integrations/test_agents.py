@@ -9,7 +9,7 @@ import pytest
 
 from nessos.errors import RoutesDownError
 from tests.integrations.agents import ORG, Crew, calls, create, open_crew
-from tests.integrations.fakes.llm import Asked, Say, call, overloaded
+from tests.integrations.fakes.llm import Asked, Call, Say, call, overloaded
 from tests.people import WORLD, as_member, refused
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
@@ -304,19 +304,29 @@ def test_a_grant_taken_away_counts_after_the_approval_too(crew: Crew) -> None:
     assert (crew.outcomes(run), crew.tasks()) == ([("create_task", "denied")], [])
 
 
-@pytest.mark.parametrize(
-    ("score", "status"), [(50, "completed"), (50.5, "waiting"), (None, "waiting"), ("9", "waiting")]
-)
-def test_above_the_threshold_or_without_the_number_a_person_decides(
-    crew: Crew, score: Any, status: str
-) -> None:
+def qualify(score: Any) -> Call:
+    """Give a call that gives a lead its score."""
+    lead = "00000000-0000-4000-8000-000000000001"
+    return call("qualify_lead", {"lead": lead, "score": score, "is_qualified": False})
+
+
+@pytest.mark.parametrize(("score", "status"), [(50, "completed"), (51, "waiting")])
+def test_above_the_threshold_a_person_decides(crew: Crew, score: int, status: str) -> None:
     crew.grant(crew.add(), "qualify_lead", threshold_argument="score", threshold_amount=50)
     run = crew.start()
-    lead = "00000000-0000-4000-8000-000000000001"
-    crew.models.script(
-        call("qualify_lead", {"lead": lead, "score": score, "is_qualified": False}), "Certo."
-    )
+    crew.models.script(qualify(score), "Certo.")
     assert crew.work(run) == status
+
+
+@pytest.mark.parametrize("score", [None, "9", 50.5, 900])
+def test_nobody_is_asked_to_approve_what_the_tool_would_refuse(crew: Crew, score: Any) -> None:
+    crew.grant(crew.add(), "qualify_lead", threshold_argument="score", threshold_amount=50)
+    run = crew.start()
+    crew.models.script(qualify(score), "Certo.")
+    assert crew.work(run) == "completed"
+    assert crew.outcomes(run) == [("qualify_lead", "invalid")]
+    assert crew.results()[0]["error"] == "tool_arguments_invalid"
+    assert crew.one("select count(*) from public.agent_approvals")["count"] == 0
 
 
 def test_in_the_sandbox_what_reaches_somebody_is_recorded_and_not_done(crew: Crew) -> None:
