@@ -1,0 +1,1 @@
+"""Tests of hostile texts and of what language models never get to see."""
