@@ -23,6 +23,8 @@ CANARY = "canario"
 """Stands in every row that the customer of organisation a has no business with, and nowhere else."""
 WORDS = "senha, segredo, salário, preço, margem, desconto, contrato, cliente, política, acesso"
 
+MODULES = ("ops", "gov", "knowledge", "fin", "legal", "people", "crm", "contracts")
+
 AUTOMATIC = ("search_knowledge", "find_client", "list_contracts", "create_task", "create_lead")
 APPROVAL = ("draft_proposal", "notify_member")
 DENIED = ("qualify_lead",)
@@ -81,12 +83,12 @@ def hide_secrets(db: Connection) -> None:
     for org, client in ((A, A.other_client), (B, B.client), (B, B.other_client)):
         db.execute(
             "update public.clients set name = %s where org_id = %s and id = %s",
-            (f"Padaria {CANARY}", org.org, client),
+            (f"Padaria {CANARY}-cliente-{org.slug}", org.org, client),
         )
         db.execute(
             "insert into public.contracts (org_id, client_id, title, number, starts_on)"
             " values (%s, %s, %s, %s, '2026-01-01')",
-            (org.org, client, f"Contrato {CANARY}", f"{CANARY}-{client}"),
+            (org.org, client, f"Contrato {CANARY}-contrato-{org.slug}", f"{CANARY}-{client}"),
         )
     index_everything(db)
     db.execute("update public.playbooks set status = 'archived' where title = 'Retirado'")
@@ -94,7 +96,7 @@ def hide_secrets(db: Connection) -> None:
 
 def _hide_documents(db: Connection, org: Org) -> None:
     """Publish, as internal, a document of every module; in b a public one; and one that is withdrawn later."""
-    for module in ("ops", "gov", "knowledge", "fin", "legal", "people", "crm", "contracts"):
+    for module in MODULES:
         db.execute(
             "insert into public.knowledge_files (org_id, title, file_name, content_text, module)"
             " values (%s, 'Manual', %s, %s, %s)",
@@ -266,6 +268,7 @@ class Stage:
     """A customer's agent, its organisation and all that is not for the customer."""
 
     def __init__(self, crew: Crew, owner: Connection) -> None:
+        self.url = crew.url
         self.crew = crew
         self.owner = owner
         hide_secrets(owner)
