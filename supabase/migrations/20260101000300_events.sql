@@ -1,7 +1,7 @@
 -- Events: the append-only log of what happened, its subscriptions, and the exactly-once daily
 -- counts.
 -- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) and
--- app.queue_webhook (webhooks out) at run time.
+-- app.queue_webhook (webhooks out) at run time; workflows are started by app.start_workflow_by_event.
 -- Asked for by: ness-os-data-massa (module_events, event_aggregates), domain §4, architecture §4.4.
 
 -- 1. Tables
@@ -64,8 +64,9 @@ create table public.event_subscriptions (
     pattern text not null constraint event_subscriptions_pattern_check
         check (pattern ~ '^(\*|[a-z]+\.(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*)))$'),
     handler text not null constraint event_subscriptions_handler_check
-        check (handler in ('webhook', 'notification', 'job')),
+        check (handler in ('webhook', 'notification', 'job', 'workflow')),
     endpoint_id uuid,
+    workflow_id uuid,
     config jsonb not null default '{}'
         constraint event_subscriptions_config_check check (jsonb_typeof(config) = 'object'),
     is_active boolean not null default true,
@@ -77,13 +78,17 @@ create table public.event_subscriptions (
     updated_at timestamptz not null default app.now(),
     primary key (org_id, id),
     constraint event_subscriptions_endpoint_check
-        check ((handler = 'webhook') = (endpoint_id is not null))
+        check ((handler = 'webhook') = (endpoint_id is not null)),
+    constraint event_subscriptions_workflow_check
+        check ((handler = 'workflow') = (workflow_id is not null))
 );
 comment on table public.event_subscriptions is
     '[events] Who is told of which events: a match enqueues the job event.<handler> in the '
-    'emitting transaction, or writes the delivery to a webhook endpoint.';
+    'emitting transaction, writes the delivery to a webhook endpoint, or starts a workflow.';
 comment on column public.event_subscriptions.endpoint_id is
     'The receiver, exactly for handler webhook: a row of webhook_endpoints.';
+comment on column public.event_subscriptions.workflow_id is
+    'What is started, exactly for handler workflow: a row of workflows, which keeps this one.';
 comment on column public.event_subscriptions.pattern is
     'module.entity.change with * for the rest, as fin.contract.* or *.';
 create index event_subscriptions_active_idx on public.event_subscriptions (org_id) where is_active;
@@ -269,7 +274,7 @@ begin
         return v_id;
     end if;
     for v_subscription in
-        select s.id, s.handler, s.endpoint_id from public.event_subscriptions as s
+        select s.id, s.handler, s.endpoint_id, s.workflow_id from public.event_subscriptions as s
         where
             s.org_id = org and s.is_active
             and (record_event.module || '.' || record_event.event_type) like s.like_pattern
@@ -280,6 +285,10 @@ begin
                 record_event.module || '.' || record_event.event_type, record_event.entity_type,
                 record_event.entity_id, record_event.payload, record_event.occurred_at
             );
+            continue;
+        elsif v_subscription.handler = 'workflow' then
+            perform app.start_workflow_by_event(org, v_subscription.workflow_id, v_id,
+                record_event.occurred_at);
             continue;
         end if;
         perform app.enqueue(

@@ -24,7 +24,7 @@ comment on column app.notification_templates.title is
     'One line, pt-BR; {variable} stands for a value of the data.';
 comment on column app.notification_templates.body is 'The whole message, pt-BR; as title.';
 comment on column app.notification_templates.variables is
-    'What the data must hold: name → text, integer, money (BRL), date or moment (ISO 8601, as '
+    'What the data must hold: name → text, paragraph, integer, money (BRL), date or moment (ISO 8601, as '
     'jsonb_build_object writes them).';
 
 create table public.notifications (
@@ -110,6 +110,8 @@ begin
     return case kind
         when 'text' then
             left(btrim(regexp_replace(v_text, '[[:cntrl:][:space:]]+', ' ', 'g')), 200)
+        when 'paragraph' then
+            left(btrim(regexp_replace(v_text, '[\x01-\x09\x0b-\x1f\x7f]', ' ', 'g')), 3500)
         when 'integer' then v_text
         when 'money' then 'R$ ' || app.format_number_br(v_text::numeric, 2)
         when 'date' then to_char(v_text::date, 'DD/MM/YYYY')
@@ -121,7 +123,7 @@ end;
 $$;
 comment on function app.format_notification_value(jsonb, text, text) is
     'A value of a notification''s data as it is written in Brazil; text becomes one line of at '
-    'most 200 characters.';
+    'most 200 characters, a paragraph keeps its lines.';
 
 create function app.is_notification_value(value jsonb, kind text) returns boolean
 language sql
@@ -131,6 +133,7 @@ as $$
     select coalesce(
         case kind
             when 'text' then jsonb_typeof(value) = 'string' and btrim(value #>> '{}') <> ''
+            when 'paragraph' then jsonb_typeof(value) = 'string' and btrim(value #>> '{}') <> ''
             when 'integer' then jsonb_typeof(value) = 'number'
                 and (value #>> '{}')::numeric = trunc((value #>> '{}')::numeric)
             when 'money' then jsonb_typeof(value) = 'number'

@@ -13,6 +13,7 @@ from nessos.knowledge import jobs as knowledge
 from nessos.messaging import delivery
 from nessos.omie import jobs as omie
 from nessos.webhooks import inbound, outbound
+from nessos.workflows import jobs as workflows
 
 if TYPE_CHECKING:
     from nessos.jobs.entrypoint import Entrypoint
@@ -35,4 +36,5 @@ def entrypoints() -> tuple[Entrypoint, ...]:
         *knowledge.ENTRYPOINTS,
         *chat.ENTRYPOINTS,
         *agents.ENTRYPOINTS,
+        *workflows.ENTRYPOINTS,
     )

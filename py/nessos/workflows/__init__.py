@@ -1,0 +1,1 @@
+"""Workflows: their engine is SQL, the worker only asks for the next step."""
