@@ -415,8 +415,9 @@ begin
             coalesce(v_table -> 'months' @> to_jsonb(extract(month from v_day)::integer), true)
             and coalesce(v_table -> 'days' @> to_jsonb(extract(day from v_day)::integer), true)
             and coalesce(v_table -> 'weekdays' @> to_jsonb(extract(dow from v_day)::integer), true)
-            and coalesce(
-                least((v_table ->> 'day')::integer, v_last) = extract(day from v_day), true
+            and (
+                not v_table ? 'day'
+                or least((v_table ->> 'day')::integer, v_last) = extract(day from v_day)
             )
         then
             select min(m.moment) into v_moment

@@ -50,7 +50,10 @@ comment on column public.workflow_runs.attempt is 'Of this step. Step and attemp
 comment on column public.workflow_runs.due_at is
     'When a worker is to look at it; null: once somebody decides.';
 comment on column public.workflow_runs.agent_run_id is 'The run of an agent it waits for.';
-comment on column public.workflow_runs.error_key is 'Why it failed or was cancelled.';
+comment on column public.workflow_runs.error_key is
+    'Why it failed or was cancelled: a key of app.error_keys, or workflow_step_error, '
+    'workflow_too_deep, workflow_rate_limited, workflow_review_refused, workflow_review_expired, '
+    'workflow_cancelled.';
 comment on column public.workflow_runs.error is '[pii] The same in words.';
 create index workflow_runs_workflow_id_idx
 on public.workflow_runs (org_id, workflow_id, created_at desc);
@@ -194,7 +197,10 @@ begin
         case when v_error is null then 'pending' else 'cancelled' end,
         event.id, event.occurred_at, begin_workflow_run.scheduled_at, v_depth,
         case when v_error is null then app.now() end, v_error,
-        (select k.meaning from app.error_keys as k where k.key = v_error),
+        case v_error
+            when 'workflow_too_deep' then 'Workflows caused each other five times in a row.'
+            when 'workflow_rate_limited' then 'It has run as often as it may in an hour.'
+        end,
         case when v_error is not null then app.now() end
     )
     on conflict do nothing
@@ -662,6 +668,9 @@ as $$
 #variable_conflict use_column
 declare
     v_workflow public.workflows;
+    v_payload jsonb := jsonb_build_object(
+        'workflow_id', run.workflow_id, 'error_key', end_workflow_run.error_key
+    );
 begin
     update public.workflow_runs as r
     set
@@ -669,16 +678,20 @@ begin
         error = left(end_workflow_run.error, 1000), finished_at = app.now(), due_at = null,
         agent_run_id = null
     where r.org_id = run.org_id and r.id = run.id;
-    perform app.record_event(
-        run.org_id, 'workflows', 'workflow_run.' || end_workflow_run.status, 'workflow_run', run.id,
-        jsonb_build_object(
-            'workflow_id', run.workflow_id, 'error_key', end_workflow_run.error_key
-        )
-    );
-    if end_workflow_run.status = 'completed' then
+    if end_workflow_run.status = 'cancelled' then
+        perform app.record_event(
+            run.org_id, 'workflows', 'workflow_run.cancelled', 'workflow_run', run.id, v_payload
+        );
+    elsif end_workflow_run.status = 'completed' then
+        perform app.record_event(
+            run.org_id, 'workflows', 'workflow_run.completed', 'workflow_run', run.id, v_payload
+        );
         update public.workflows as w set failures_in_row = 0
         where w.org_id = run.org_id and w.id = run.workflow_id and w.failures_in_row > 0;
-    elsif end_workflow_run.status = 'failed' then
+    else
+        perform app.record_event(
+            run.org_id, 'workflows', 'workflow_run.failed', 'workflow_run', run.id, v_payload
+        );
         update public.workflows as w set failures_in_row = w.failures_in_row + 1
         where w.org_id = run.org_id and w.id = run.workflow_id
         returning w.* into v_workflow;
@@ -752,6 +765,7 @@ returns text
 language plpgsql
 security definer
 set search_path = ''
+set app.causation_id = '' -- what is set inside ends with the function
 as $$
 #variable_conflict use_column
 declare
@@ -989,6 +1003,7 @@ returns public.workflow_reviews
 language plpgsql
 security definer
 set search_path = ''
+set app.causation_id = '' -- what is set inside ends with the function
 as $$
 #variable_conflict use_column
 declare
@@ -1233,16 +1248,10 @@ insert into app.allowed_moves (machine, from_state, to_state) values
 
 insert into app.error_keys (key, http, meaning) values
 ('workflow_run_move_refused', 409, 'A run of a workflow cannot go from this state to that.'),
-('workflow_too_deep', 409, 'Workflows caused each other five times in a row; the chain ends.'),
-('workflow_rate_limited', 429, 'The workflow has run as often as it may in an hour.'),
 ('workflow_no_recipient', 422, 'A step of a workflow tells nobody.'),
 ('workflow_value_invalid', 422, 'A value of a step is not of the kind it must be.'),
-('workflow_step_error', 500, 'A step of a workflow failed unexpectedly.'),
 ('workflow_agent_failed', 422, 'The agent a workflow waited for has failed.'),
 ('workflow_review_decided', 409, 'The review was decided before, has expired or was cancelled.'),
-('workflow_review_refused', 409, 'A person refused, and the workflow names no other way.'),
-('workflow_review_expired', 409, 'Nobody decided in time, and the workflow names no other way.'),
-('workflow_cancelled', 409, 'A person cancelled the run of a workflow.'),
 ('workflow_run_ended', 409, 'The run of a workflow has come to its end.'),
 ('workflow_run_not_retryable', 409, 'The run of a workflow cannot be tried again.');
 

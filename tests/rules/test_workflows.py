@@ -8,7 +8,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.people import Connection, Org, World, as_agent, as_member, as_person, denied, refused, set_clock
+from tests.people import (
+    Connection,
+    Org,
+    World,
+    as_agent,
+    as_member,
+    as_person,
+    denied,
+    refused,
+    set_clock,
+)
 
 LEAD: dict[str, Any] = {"when": {"event": "growth.lead.created"}}
 TASK = {"id": "task", "kind": "create_task", "title": "Ligar para o lead"}
@@ -67,7 +77,9 @@ def outputs(db: Connection) -> dict[str, Any]:
 
 
 def review_of(db: Connection) -> UUID:
-    row = db.execute("select id from public.workflow_reviews order by created_at desc limit 1").fetchone()
+    row = db.execute(
+        "select id from public.workflow_reviews order by created_at desc limit 1"
+    ).fetchone()
     assert row
     return UUID(str(row[0]))
 
@@ -111,7 +123,9 @@ def test_a_definition_that_cannot_be_meant_is_refused_by_step_and_field(
     db: Connection, world: World, steps: list[Any], step: str | None, field: str, problem: str
 ) -> None:
     definition = json.dumps({**LEAD, "then": steps})
-    found = db.execute("select * from public.validate_workflow(%s, %s)", (definition, world.a.org)).fetchall()
+    found = db.execute(
+        "select * from public.validate_workflow(%s, %s)", (definition, world.a.org)
+    ).fetchall()
     assert [row for row in found if (row[0], row[1]) == (step, field) and problem in row[2]], found
     with refused("workflow_invalid") as answer:
         save(db, world.a, *steps)
@@ -137,8 +151,18 @@ def test_the_shipped_templates_can_be_meant_and_are_installed_once(
     keys = [row[0] for row in db.execute("select key from app.workflow_templates").fetchall()]
     assert len(keys) == 3
     with as_member(db, world.a, "director"):
-        first = [db.execute("select (public.install_workflow_template(%s, %s)).id", (world.a.org, key)).fetchone() for key in keys]
-        again = [db.execute("select (public.install_workflow_template(%s, %s)).id", (world.a.org, key)).fetchone() for key in keys]
+        first = [
+            db.execute(
+                "select (public.install_workflow_template(%s, %s)).id", (world.a.org, key)
+            ).fetchone()
+            for key in keys
+        ]
+        again = [
+            db.execute(
+                "select (public.install_workflow_template(%s, %s)).id", (world.a.org, key)
+            ).fetchone()
+            for key in keys
+        ]
         with refused("workflow_template_not_found"):
             db.execute("select public.install_workflow_template(%s, 'x')", (world.a.org,))
     assert first == again
@@ -149,7 +173,10 @@ def test_the_shipped_templates_can_be_meant_and_are_installed_once(
 def test_a_run_keeps_the_version_it_began_with(db: Connection, world: World) -> None:
     workflow = save(db, world.a, TASK)
     lead(db, world.a)
-    db.execute("update public.workflows set definition = jsonb_set(definition, '{then,0,title}', '\"Outro\"') where id = %s", (workflow,))
+    db.execute(
+        "update public.workflows set definition = jsonb_set(definition, '{then,0,title}', '\"Outro\"') where id = %s",
+        (workflow,),
+    )
     work(db)
     assert db.execute("select title from public.tasks").fetchall() == [("Ligar para o lead",)]
     assert db.execute("select version from public.workflows").fetchall() == [(2,)]
@@ -177,14 +204,19 @@ CONTEXT = {
 def test_values_come_from_the_context_and_are_never_read_again(
     db: Connection, value: Any, expected: Any
 ) -> None:
-    row = db.execute("select app.resolve_workflow_value(%s, %s)", (json.dumps(value), json.dumps(CONTEXT))).fetchone()
+    row = db.execute(
+        "select app.resolve_workflow_value(%s, %s)", (json.dumps(value), json.dumps(CONTEXT))
+    ).fetchone()
     assert row == (expected,)
 
 
 def test_a_value_that_is_missing_is_refused_by_its_path(db: Connection) -> None:
     for value in ({"$": "event.payload.nothing"}, "${event.payload.nothing}"):
         with refused("workflow_path_missing") as answer:
-            db.execute("select app.resolve_workflow_value(%s, %s)", (json.dumps(value), json.dumps(CONTEXT)))
+            db.execute(
+                "select app.resolve_workflow_value(%s, %s)",
+                (json.dumps(value), json.dumps(CONTEXT)),
+            )
         assert "event.payload.nothing" in answer.detail
 
 
@@ -209,7 +241,10 @@ SCORE = {"value": {"$": "event.payload.score"}}
 def test_conditions(db: Connection, condition: Any, expected: bool) -> None:  # noqa: FBT001
     set_clock(db, "2026-03-03T23:30:00-03:00")
     try:
-        row = db.execute("select app.are_workflow_conditions_met(%s, %s)", (json.dumps([condition]), json.dumps(CONTEXT))).fetchone()
+        row = db.execute(
+            "select app.are_workflow_conditions_met(%s, %s)",
+            (json.dumps([condition]), json.dumps(CONTEXT)),
+        ).fetchone()
     finally:
         set_clock(db, None)
     assert row == (expected,)
@@ -232,17 +267,25 @@ def test_an_event_starts_a_workflow_in_its_transaction_and_each_step_is_done_onc
     assert runs(db) == [("pending", None)]
     assert work(db) == ["completed tell", "completed task"]
     assert runs(db) == [("completed", None)]
-    assert db.execute("select body from public.notifications where template = 'workflow_message'").fetchall() == [("Veio de\nmanual",)]
-    assert db.execute("select description, entity_id, due_on - app.org_today(org_id) from public.tasks").fetchall() == [("Aviso a 1", about, 3)]
+    assert db.execute(
+        "select body from public.notifications where template = 'workflow_message'"
+    ).fetchall() == [("Veio de\nmanual",)]
+    assert db.execute(
+        "select description, entity_id, due_on - app.org_today(org_id) from public.tasks"
+    ).fetchall() == [("Aviso a 1", about, 3)]
     run = db.execute("select id from public.workflow_runs").fetchone()
     assert run
-    again = db.execute("select app.run_workflow_step(%s, %s, 0, 1)", (world.a.org, run[0])).fetchone()
+    again = db.execute(
+        "select app.run_workflow_step(%s, %s, 0, 1)", (world.a.org, run[0])
+    ).fetchone()
     assert again == ("done before",)
     with refused("append_only"):
         db.execute("update public.workflow_run_steps set output = '{}'")
 
 
-def test_what_a_workflow_causes_names_the_event_that_caused_it(db: Connection, world: World) -> None:
+def test_what_a_workflow_causes_names_the_event_that_caused_it(
+    db: Connection, world: World
+) -> None:
     save(db, world.a, TASK)
     lead(db, world.a)
     work(db)
@@ -251,14 +294,22 @@ def test_what_a_workflow_causes_names_the_event_that_caused_it(db: Connection, w
     ).fetchall() == [("lead.created",)]  # fmt: skip
 
 
-def test_conditions_decide_whether_it_starts_and_which_way_it_goes(db: Connection, world: World) -> None:
+def test_conditions_decide_whether_it_starts_and_which_way_it_goes(
+    db: Connection, world: World
+) -> None:
     way = [
         {"id": "hot", "kind": "condition", "if": [{"value": {"$": "event.payload.score"}, "greater": 50}], "else": "cold"},
         {**TASK, "id": "call", "next": "end"},
         {**TASK, "id": "cold", "title": "Nutrir"},
     ]  # fmt: skip
     save(db, world.a, *way)
-    save(db, world.a, TASK, key="nunca", **{"if": [{"value": {"$": "event.payload.source"}, "equals": "site"}]})
+    save(
+        db,
+        world.a,
+        TASK,
+        key="nunca",
+        **{"if": [{"value": {"$": "event.payload.source"}, "equals": "site"}]},
+    )
     lead(db, world.a)
     work(db)
     assert db.execute("select title from public.tasks").fetchall() == [("Nutrir",)]
@@ -274,7 +325,9 @@ def test_a_delay_ends_when_it_is_over_and_not_before(db: Connection, world: Worl
         due = db.execute("select due_at from public.workflow_runs").fetchone()
         assert due == (datetime(2026, 4, 30, 23, 30, tzinfo=ZoneInfo("America/Sao_Paulo")),)
         run = db.execute("select org_id, id, step, attempt from public.workflow_runs").fetchone()
-        assert db.execute("select app.run_workflow_step(%s, %s, %s, %s)", run).fetchone() == ("waiting",)
+        assert db.execute("select app.run_workflow_step(%s, %s, %s, %s)", run).fetchone() == (
+            "waiting",
+        )
         set_clock(db, "2026-04-30T23:30:00-03:00")
         db.execute("select app.release_waiting_jobs('{workflow.step}')")
         assert work(db) == ["completed wait", "completed task"]
@@ -282,8 +335,15 @@ def test_a_delay_ends_when_it_is_over_and_not_before(db: Connection, world: Worl
         set_clock(db, None)
 
 
-def test_a_step_that_a_rule_refuses_fails_the_run_and_can_be_tried_again(db: Connection, world: World) -> None:
-    step = {"id": "publish", "kind": "function", "function": "publish_post", "arguments": {"post_id": {"$": "event.entity_id"}}}
+def test_a_step_that_a_rule_refuses_fails_the_run_and_can_be_tried_again(
+    db: Connection, world: World
+) -> None:
+    step = {
+        "id": "publish",
+        "kind": "function",
+        "function": "publish_post",
+        "arguments": {"post_id": {"$": "event.entity_id"}},
+    }
     save(db, world.a, step, TASK)
     lead(db, world.a)
     assert work(db) == ["failed: not_found"]
@@ -291,39 +351,83 @@ def test_a_step_that_a_rule_refuses_fails_the_run_and_can_be_tried_again(db: Con
     with as_member(db, world.a, "director"):
         db.execute("select public.retry_workflow_run(id) from public.workflow_runs")
     assert work(db) == ["failed: not_found"]
-    assert db.execute("select attempt, status from public.workflow_run_steps order by attempt").fetchall() == [(1, "failed"), (2, "failed")]
+    assert db.execute(
+        "select attempt, status from public.workflow_run_steps order by attempt"
+    ).fetchall() == [(1, "failed"), (2, "failed")]
 
 
 def test_an_error_is_passed_over_where_the_step_says_so(db: Connection, world: World) -> None:
-    step = {"id": "publish", "kind": "function", "function": "publish_post", "arguments": {"post_id": "x"}, "on_error": "continue", "retry": {"attempts": 2, "wait": "1 second"}}
+    step = {
+        "id": "publish",
+        "kind": "function",
+        "function": "publish_post",
+        "arguments": {"post_id": "x"},
+        "on_error": "continue",
+        "retry": {"attempts": 2, "wait": "1 second"},
+    }
     save(db, world.a, step, TASK)
     lead(db, world.a)
-    assert work(db) == ["to be tried again: workflow_step_error", "failed, goes on: workflow_step_error", "completed task"]
+    assert work(db) == [
+        "to be tried again: workflow_step_error",
+        "failed, goes on: workflow_step_error",
+        "completed task",
+    ]
 
 
 def test_nobody_to_tell_and_no_moment_are_refused_by_name(db: Connection, world: World) -> None:
-    save(db, world.a, {"id": "m", "kind": "message", "client": str(world.a.other_client), "title": "Oi", "text": "Olá"})
-    save(db, world.a, {"id": "d", "kind": "delay", "until": {"$": "event.payload.source"}}, key="espera")
+    save(
+        db,
+        world.a,
+        {
+            "id": "m",
+            "kind": "message",
+            "client": str(world.a.other_client),
+            "title": "Oi",
+            "text": "Olá",
+        },
+    )
+    save(
+        db,
+        world.a,
+        {"id": "d", "kind": "delay", "until": {"$": "event.payload.source"}},
+        key="espera",
+    )
     lead(db, world.a)
     work(db)
     assert {error for _, error in runs(db)} == {"workflow_no_recipient", "workflow_value_invalid"}
 
 
 def test_a_message_reaches_the_people_of_a_client(db: Connection, world: World) -> None:
-    save(db, world.a, {"id": "m", "kind": "message", "client": str(world.a.client), "title": "Oi", "text": "Olá"})
+    save(
+        db,
+        world.a,
+        {"id": "m", "kind": "message", "client": str(world.a.client), "title": "Oi", "text": "Olá"},
+    )
     lead(db, world.a)
     work(db)
-    assert db.execute("select recipient_id from public.notifications where template = 'workflow_message'").fetchall() == [(world.a.member("client"),)]
+    assert db.execute(
+        "select recipient_id from public.notifications where template = 'workflow_message'"
+    ).fetchall() == [(world.a.member("client"),)]
 
 
 def test_a_webhook_is_written_as_a_delivery(db: Connection, world: World) -> None:
-    row = db.execute("select public.create_webhook_endpoint(%s, 'https://hooks.rosto.example/', array['data.*']) ->> 'id'", (world.a.org,)).fetchone()
+    row = db.execute(
+        "select public.create_webhook_endpoint(%s, 'https://hooks.rosto.example/', array['data.*']) ->> 'id'",
+        (world.a.org,),
+    ).fetchone()
     assert row
-    step = {"id": "send", "kind": "webhook", "endpoint": row[0], "data": {"lead": {"$": "event.entity_id"}}}
+    step = {
+        "id": "send",
+        "kind": "webhook",
+        "endpoint": row[0],
+        "data": {"lead": {"$": "event.entity_id"}},
+    }
     save(db, world.a, step)
     about = lead(db, world.a)
     work(db)
-    sent = db.execute("select payload::jsonb #>> '{data,payload,lead}' from public.webhook_deliveries").fetchall()
+    sent = db.execute(
+        "select payload::jsonb #>> '{data,payload,lead}' from public.webhook_deliveries"
+    ).fetchall()
     assert sent == [(str(about),)]
     with refused("workflow_invalid"):
         save(db, world.b, step)
@@ -345,7 +449,14 @@ def test_a_review_waits_for_whom_it_names_and_goes_on_once(db: Connection, world
     with refused("not_found"):
         decide(db, review)
     with as_member(db, world.a, "sales"):
-        assert len(db.execute("select * from public.list_workflow_reviews(%s)", (world.a.org,)).fetchall()) == 1
+        assert (
+            len(
+                db.execute(
+                    "select * from public.list_workflow_reviews(%s)", (world.a.org,)
+                ).fetchall()
+            )
+            == 1
+        )
         with refused("bad_input"):
             decide(db, review, "maybe")
         decide(db, review)
@@ -356,13 +467,19 @@ def test_a_review_waits_for_whom_it_names_and_goes_on_once(db: Connection, world
     assert outputs(db)["review"]["decision"] == "approved"
 
 
-@pytest.mark.parametrize(("more", "ending"), [({}, ("cancelled", "workflow_review_refused")), ({"on_refuse": "task"}, ("completed", None))])
-def test_a_refusal_takes_its_way(db: Connection, world: World, more: dict[str, str], ending: Any) -> None:
+@pytest.mark.parametrize(
+    ("more", "ending"),
+    [({}, ("cancelled", "workflow_review_refused")), ({"on_refuse": "task"}, ("completed", None))],
+)
+def test_a_refusal_takes_its_way(
+    db: Connection, world: World, more: dict[str, str], ending: Any
+) -> None:
     save(db, world.a, {**REVIEW, **more}, {"id": "w", "kind": "delay", "for": "1 day"}, TASK)
     lead(db, world.a)
     work(db)
+    review = review_of(db)
     with as_member(db, world.a, "sales"):
-        decide(db, review_of(db), "refuse")
+        decide(db, review, "refuse")
     work(db)
     assert runs(db) == [ending]
 
@@ -371,10 +488,11 @@ def test_a_review_that_nobody_decides_expires(db: Connection, world: World) -> N
     save(db, world.a, {**REVIEW, "expires_after": "2 days"}, TASK)
     lead(db, world.a)
     work(db)
+    review = review_of(db)
     try:
         set_clock(db, "2099-01-01T00:00:00Z")
         with as_member(db, world.a, "sales"), refused("workflow_review_decided"):
-            decide(db, review_of(db))
+            decide(db, review)
         db.execute("select app.release_waiting_jobs('{workflow.step}')")
         work(db)
     finally:
@@ -386,6 +504,7 @@ def test_a_cancelled_run_does_nothing_more(db: Connection, world: World) -> None
     save(db, world.a, REVIEW, TASK)
     lead(db, world.a)
     work(db)
+    review = review_of(db)
     with as_member(db, world.a, "ops"), refused("not_allowed"):
         db.execute("select public.cancel_workflow_run(id) from public.workflow_runs")
     with as_member(db, world.a, "admin"):
@@ -395,7 +514,7 @@ def test_a_cancelled_run_does_nothing_more(db: Connection, world: World) -> None
         with refused("workflow_run_not_retryable"):
             db.execute("select public.retry_workflow_run(id) from public.workflow_runs")
     with as_member(db, world.a, "sales"), refused("workflow_review_decided"):
-        decide(db, review_of(db))
+        decide(db, review)
     assert runs(db) == [("cancelled", "workflow_cancelled")]
 
 
@@ -416,37 +535,52 @@ def test_what_steps_hold_is_for_who_writes_workflows(db: Connection, world: Worl
 
 
 def test_workflows_that_cause_each_other_end_after_five(db: Connection, world: World) -> None:
-    save(db, world.a, TASK, key="eco", when={"event": "ops.task.created"})
+    save(db, world.a, TASK, key="eco", when={"event": "tasks.task.created"})
     db.execute("insert into public.tasks (org_id, title) values (%s, 'Primeira')", (world.a.org,))
     work(db)
     assert runs(db).count(("completed", None)) == 5
-    assert runs(db)[-1] == ("cancelled", "workflow_too_deep")
+    assert runs(db).count(("cancelled", "workflow_too_deep")) == 1
     assert db.execute("select count(*) from public.tasks").fetchone() == (6,)
 
 
-def test_runs_beyond_the_limit_per_hour_are_written_down_and_do_nothing(db: Connection, world: World) -> None:
+def test_runs_beyond_the_limit_per_hour_are_written_down_and_do_nothing(
+    db: Connection, world: World
+) -> None:
     workflow = save(db, world.a, TASK)
     db.execute("update public.workflows set runs_per_hour = 2 where id = %s", (workflow,))
     for _ in range(4):
         lead(db, world.a)
     work(db)
-    assert sorted(runs(db), key=str) == sorted([("completed", None)] * 2 + [("cancelled", "workflow_rate_limited")] * 2, key=str)
+    assert sorted(runs(db), key=str) == sorted(
+        [("completed", None)] * 2 + [("cancelled", "workflow_rate_limited")] * 2, key=str
+    )
     with as_member(db, world.a, "owner"):
-        db.execute("select public.retry_workflow_run(id) from public.workflow_runs where status = 'cancelled'")
+        db.execute(
+            "select public.retry_workflow_run(id) from public.workflow_runs where status = 'cancelled'"
+        )
     work(db)
     assert runs(db) == [("completed", None)] * 4
 
 
-def test_ten_failures_in_a_row_pause_a_workflow_and_tell_its_owner(db: Connection, world: World) -> None:
+def test_ten_failures_in_a_row_pause_a_workflow_and_tell_its_owner(
+    db: Connection, world: World
+) -> None:
     workflow = save(db, world.a, {**TASK, "title": "${event.payload.gone}"})
     for _ in range(11):
         lead(db, world.a)
         work(db)
-    assert db.execute("select is_active, paused_reason from public.workflows where id = %s", (workflow,)).fetchone() == (False, "failing")
+    assert db.execute(
+        "select is_active, paused_reason from public.workflows where id = %s", (workflow,)
+    ).fetchone() == (False, "failing")
     assert len(runs(db)) == 10
-    assert db.execute("select recipient_id from public.notifications where template = 'workflow_paused'").fetchall() == [(world.a.member("director"),)]
+    assert db.execute(
+        "select recipient_id from public.notifications where template = 'workflow_paused'"
+    ).fetchall() == [(world.a.member("director"),)]
     db.execute("update public.workflows set is_active = true where id = %s", (workflow,))
-    assert db.execute("select paused_reason, failures_in_row from public.workflows").fetchone() == (None, 0)
+    assert db.execute("select paused_reason, failures_in_row from public.workflows").fetchone() == (
+        None,
+        0,
+    )
 
 
 # --- Schedules -----------------------------------------------------------------------------------
@@ -467,11 +601,16 @@ def test_ten_failures_in_a_row_pause_a_workflow_and_tell_its_owner(db: Connectio
 def test_a_schedule_follows_the_clock_of_the_organisation(
     db: Connection, schedule: Any, zone: str, after: str, due: str
 ) -> None:
-    row = db.execute("select app.next_workflow_time(%s, %s, %s::timestamptz)", (json.dumps(schedule), zone, after)).fetchone()
+    row = db.execute(
+        "select app.next_workflow_time(%s, %s, %s::timestamptz)",
+        (json.dumps(schedule), zone, after),
+    ).fetchone()
     assert row == (datetime.fromisoformat(due),)
 
 
-def test_a_schedule_starts_its_workflow_once_and_catches_up_the_last_fire_time(db: Connection, world: World) -> None:
+def test_a_schedule_starts_its_workflow_once_and_catches_up_the_last_fire_time(
+    db: Connection, world: World
+) -> None:
     try:
         set_clock(db, "2026-03-10T12:00:00-03:00")
         save(db, world.a, TASK, when={"every": "day", "at": "23:30"})
@@ -479,8 +618,15 @@ def test_a_schedule_starts_its_workflow_once_and_catches_up_the_last_fire_time(d
         set_clock(db, "2026-03-14T08:00:00-03:00")
         assert db.execute("select app.start_due_workflows()").fetchone() == (1,)
         assert db.execute("select app.start_due_workflows()").fetchone() == (0,)
-        assert db.execute("select scheduled_at from public.workflow_runs").fetchall() == [(datetime.fromisoformat("2026-03-13T23:30:00-03:00"),)]
-        db.execute("update public.organizations set time_zone = 'America/Manaus' where id = %s", (world.a.org,))
-        assert db.execute("select next_due_at from public.workflows").fetchone() == (datetime.fromisoformat("2026-03-14T23:30:00-04:00"),)
+        assert db.execute("select scheduled_at from public.workflow_runs").fetchall() == [
+            (datetime.fromisoformat("2026-03-13T23:30:00-03:00"),)
+        ]
+        db.execute(
+            "update public.organizations set time_zone = 'America/Manaus' where id = %s",
+            (world.a.org,),
+        )
+        assert db.execute("select next_due_at from public.workflows").fetchone() == (
+            datetime.fromisoformat("2026-03-14T23:30:00-04:00"),
+        )
     finally:
         set_clock(db, None)
