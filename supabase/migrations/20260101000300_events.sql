@@ -1,7 +1,7 @@
 -- Events: the append-only log of what happened, its subscriptions, and the exactly-once daily
 -- counts.
 -- Depends on: core, core_access. Subscriptions enqueue through app.enqueue (jobs) and
--- app.queue_webhook (webhooks out) at run time; workflows are started by app.start_workflow_by_event.
+-- app.queue_webhook (webhooks out) and start app.start_workflow_by_event at run time.
 -- Asked for by: ness-os-data-massa (module_events, event_aggregates), domain §4, architecture §4.4.
 
 -- 1. Tables

@@ -24,8 +24,8 @@ comment on column app.notification_templates.title is
     'One line, pt-BR; {variable} stands for a value of the data.';
 comment on column app.notification_templates.body is 'The whole message, pt-BR; as title.';
 comment on column app.notification_templates.variables is
-    'What the data must hold: name → text, paragraph, integer, money (BRL), date or moment (ISO 8601, as '
-    'jsonb_build_object writes them).';
+    'What the data must hold: name → text, paragraph, integer, money (BRL), date or moment (ISO '
+    '8601, as jsonb_build_object writes them).';
 
 create table public.notifications (
     org_id uuid not null references public.organizations (id) on delete cascade,

@@ -11,8 +11,8 @@ create table app.workflow_step_kinds (
     description text not null
 );
 comment on table app.workflow_step_kinds is
-    '[workflows] What a step can be, and the fields each kind takes beside id, kind, next, on_error '
-    'and retry.';
+    '[workflows] What a step can be, and the fields each kind takes beside id, kind, next, '
+    'on_error and retry.';
 comment on column app.workflow_step_kinds.fields is
     'Field → what it holds; with ! it must be there. See app.workflow_field_problem.';
 
@@ -23,8 +23,8 @@ create table app.workflow_functions (
     description text not null
 );
 comment on table app.workflow_functions is
-    '[workflows] Functions a step may call: app.workflow_<function>(org uuid, arguments jsonb). Only '
-    'migrations write here.';
+    '[workflows] Functions a step may call: app.workflow_<function>(org uuid, arguments jsonb). '
+    'Only migrations write here.';
 comment on column app.workflow_functions.arguments is
     'Argument → uuid, text, integer or date; with ! it must be there.';
 
@@ -134,8 +134,9 @@ comment on function app.render_workflow_text(text, jsonb, boolean) is
     'A text with the values of its ${paths}; null is empty. Errors, where strict: '
     'workflow_path_missing.';
 
-create function app.resolve_workflow_value(value jsonb, context jsonb, is_strict boolean default true)
-returns jsonb
+create function app.resolve_workflow_value(
+    value jsonb, context jsonb, is_strict boolean default true
+) returns jsonb
 language plpgsql
 immutable
 set search_path = ''
@@ -173,9 +174,9 @@ begin
 end;
 $$;
 comment on function app.resolve_workflow_value(jsonb, jsonb, boolean) is
-    'A value of a definition with its references taken from the context: {"$": "path"} is the value '
-    'itself, ${path} in a text its words. What does not exist is its default, else refused; in '
-    'conditions (not strict) it is null. Errors: workflow_path_missing.';
+    'A value of a definition with its references taken from the context: {"$": "path"} is the '
+    'value itself, ${path} in a text its words. What does not exist is its default, else refused; '
+    'in conditions (not strict) it is null. Errors: workflow_path_missing.';
 
 create function app.workflow_references(value jsonb) returns setof text
 language sql
@@ -390,8 +391,8 @@ begin
 end;
 $$;
 comment on function app.workflow_timetable(jsonb) is
-    'A schedule ({cron}, or {every, on, at}) as lists of values; null where it cannot be read. day: '
-    'of the month, its last one where the month is shorter.';
+    'A schedule ({cron}, or {every, on, at}) as lists of values; null where it cannot be read. '
+    'day: of the month, its last one where the month is shorter.';
 
 create function app.next_workflow_time(schedule jsonb, time_zone text, after timestamptz)
 returns timestamptz
@@ -478,7 +479,7 @@ begin
             when app.workflow_moment(v_value, 'UTC') is null
                 then 'must be a date or a moment, or a reference to one' end
         when 'people' then case
-            when v_type <> 'object' or not (v_value ? 'person' or v_value ? 'role' or v_value ? 'module')
+            when v_type <> 'object' or not v_value ?| '{person,role,module}'
                 or exists (
                     select from jsonb_object_keys(v_value) as k (key)
                     where k.key not in ('person', 'role', 'module')
@@ -629,8 +630,8 @@ begin
         from app.workflow_references(definition -> 'if') as r (path)
         where r.path !~ '^(event|organization)(\.[a-z0-9_]+)+$';
     end if;
-    if jsonb_typeof(v_steps) is distinct from 'array' or jsonb_array_length(v_steps) not between 1 and 50
-    then
+    if jsonb_typeof(v_steps) is distinct from 'array'
+        or jsonb_array_length(v_steps) not between 1 and 50 then
         return query values (null::text, 'then', 'must be a list of 1 to 50 steps');
         return;
     end if;
@@ -694,8 +695,8 @@ begin
 end;
 $$;
 comment on function app.workflow_problems(jsonb, uuid) is
-    'Everything wrong with a definition: which step (null: the workflow itself), which field, what. '
-    'org: also whether its endpoints and agents exist there.';
+    'Everything wrong with a definition: which step (null: the workflow itself), which field, '
+    'what. org: also whether its endpoints and agents exist there.';
 
 create function public.validate_workflow(definition jsonb, org uuid default null)
 returns table (step text, field text, problem text)

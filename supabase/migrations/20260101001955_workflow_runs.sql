@@ -41,7 +41,7 @@ comment on table public.workflow_runs is
     '[workflows] Each time a workflow was started, or should have been.';
 comment on column public.workflow_runs.version is 'The definition it keeps to, whatever is saved.';
 comment on column public.workflow_runs.status is
-    'pending → running ⇄ waiting (for time, an agent or a person) → completed, failed or cancelled.';
+    'pending → running ⇄ waiting (time, an agent, a person) → completed, failed or cancelled.';
 comment on column public.workflow_runs.scheduled_at is 'The moment its schedule meant.';
 comment on column public.workflow_runs.depth is
     '1 for an event of a person; 2 where a run caused the event; beyond 5 nothing is done.';
@@ -765,7 +765,6 @@ returns text
 language plpgsql
 security definer
 set search_path = ''
-set app.causation_id = '' -- what is set inside ends with the function
 as $$
 #variable_conflict use_column
 declare
@@ -1003,13 +1002,13 @@ returns public.workflow_reviews
 language plpgsql
 security definer
 set search_path = ''
-set app.causation_id = '' -- what is set inside ends with the function
 as $$
 #variable_conflict use_column
 declare
     v_review public.workflow_reviews;
     v_run public.workflow_runs;
     v_step jsonb;
+    v_caused_by text;
 begin
     if decision in ('approve', 'refuse') is not true then
         perform app.raise_error('bad_input', 'A decision is approve or refuse.', null);
@@ -1050,12 +1049,14 @@ begin
             'decided_by', v_review.decided_by
         )
     );
+    v_caused_by := current_setting('app.causation_id', true);
     perform set_config('app.causation_id', coalesce(v_run.event_id::text, ''), true);
     perform app.leave_workflow_step(v_run, case when v_review.status = 'refused' then
         jsonb_build_object(
             'next', coalesce(v_step ->> 'on_refuse', 'cancel'),
             'error_key', 'workflow_review_refused'
         ) else '{}'::jsonb end);
+    perform set_config('app.causation_id', coalesce(v_caused_by, ''), true);
     return v_review;
 end;
 $$;
@@ -1340,7 +1341,17 @@ insert into app.workflow_templates (key, name, description, definition) values
             },
             {
                 "id": "draft", "kind": "agent", "agent": "case_to_post",
-                "input": {"case_id": {"$": "event.entity_id"}}
+                "input": {"case_id": {"$": "event.entity_id"}}, "on_error": "by_hand"
+            },
+            {
+                "id": "has_draft", "kind": "condition",
+                "if": [
+                    {
+                        "value": {"$": "steps.draft.output.suggestion.draft_id"},
+                        "equals": null, "not": true
+                    }
+                ],
+                "else": "by_hand"
             },
             {
                 "id": "review", "kind": "human_review",
@@ -1351,7 +1362,14 @@ insert into app.workflow_templates (key, name, description, definition) values
             },
             {
                 "id": "publish", "kind": "function", "function": "publish_post",
-                "arguments": {"post_id": {"$": "steps.draft.output.suggestion.draft_id"}}
+                "arguments": {"post_id": {"$": "steps.draft.output.suggestion.draft_id"}},
+                "next": "end"
+            },
+            {
+                "id": "by_hand", "kind": "notify", "to": {"module": "growth"},
+                "title": "Caso sem rascunho",
+                "text": "O agente não conseguiu escrever um post deste caso. Escreva o rascunho a partir do caso.",
+                "link": "/cases/${event.entity_id}"
             }
         ]
     }'

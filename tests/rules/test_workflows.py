@@ -59,6 +59,8 @@ def work(db: Connection) -> list[str]:
         ).fetchone()
         assert answer
         said.append(answer[0])
+        # A worker's transaction ends here.
+        db.execute("select set_config('app.causation_id', '', true)")
     return said
 
 
@@ -119,7 +121,7 @@ def decide(db: Connection, review: UUID, decision: str = "approve") -> None:
         ([{**TASK, "retry": {"attempts": 99, "wait": "1 day"}}], "task", "retry", "attempts"),
     ],
 )  # fmt: skip
-def test_a_definition_that_cannot_be_meant_is_refused_by_step_and_field(
+def test_a_definition_that_cannot_be_meant_is_refused_by_step_and_field(  # noqa: PLR0913, PLR0917
     db: Connection, world: World, steps: list[Any], step: str | None, field: str, problem: str
 ) -> None:
     definition = json.dumps({**LEAD, "then": steps})
@@ -630,3 +632,134 @@ def test_a_schedule_starts_its_workflow_once_and_catches_up_the_last_fire_time(
         )
     finally:
         set_clock(db, None)
+
+
+# --- Agents and the shipped workflows ------------------------------------------------------------
+
+
+def end_agent(db: Connection, org: Org, reason: str) -> None:
+    """Have the agent that was started come to an end as its worker would end it."""
+    db.execute("update public.agent_runs set status = 'running' where status = 'queued'")
+    db.execute(
+        "select app.end_agent_run(%s, id, %s, 'sem resposta') from public.agent_runs where status = 'running'",
+        (org.org, reason),
+    )
+
+
+def install(db: Connection, org: Org, key: str) -> None:
+    db.execute("select public.install_workflow_template(%s, %s)", (org.org, key))
+
+
+def test_an_agent_that_fails_fails_the_run_and_a_retry_asks_another_one(
+    db: Connection, world: World
+) -> None:
+    step = {"id": "q", "kind": "agent", "agent": "lead_qualifier", "input": {"lead_id": {"$": "event.entity_id"}}}  # fmt: skip
+    save(db, world.a, step, TASK)
+    lead(db, world.a)
+    assert work(db) == ["waits"]
+    end_agent(db, world.a, "turns")
+    assert work(db) == ["failed: workflow_agent_failed"]
+    with as_member(db, world.a, "owner"):
+        db.execute("select public.retry_workflow_run(id) from public.workflow_runs")
+    assert work(db) == ["waits"]
+    assert db.execute("select count(*) from public.agent_runs").fetchone() == (2,)
+
+
+def test_a_lead_is_qualified_and_its_owner_told_without_a_provider_too(
+    db: Connection, world: World
+) -> None:
+    install(db, world.a, "lead-qualified")
+    db.execute(
+        "insert into public.leads (org_id, name, email, owner_id) values (%s, 'Zé Lima', 'ze@lima.example', %s)",
+        (world.a.org, world.a.member("sales")),
+    )
+    assert work(db) == ["waits"]
+    end_agent(db, world.a, "no_provider")
+    assert work(db) == ["completed qualify", "completed tell"]
+    assert outputs(db)["qualify"]["suggestion"]["is_template"] is True
+    told = db.execute(
+        "select recipient_id from public.notifications where template = 'workflow_message'"
+    ).fetchall()
+    assert told == [(world.a.member("sales"),)]
+
+
+def write_case(db: Connection, org: Org, content: str | None) -> None:
+    install(db, org, "case-published")
+    db.execute(
+        "insert into public.success_cases (org_id, title, slug, raw_data, summary, content_markdown)"
+        " values (%s, 'Migração sem parada', 'migracao', 'De 9 para 2 horas.', %s, %s)",
+        (org.org, content and "Menos espera para quem atende.", content),
+    )
+    assert work(db) == ["completed facts", "completed is_new", "waits"]
+    end_agent(db, org, "no_provider")
+
+
+def test_a_case_becomes_a_draft_and_is_published_once_a_person_approves(
+    db: Connection, world: World
+) -> None:
+    write_case(db, world.a, "A equipe mudou o atendimento de lugar. " * 20)
+    assert work(db) == ["completed draft", "completed has_draft", "waits"]
+    assert db.execute("select status from public.public_posts").fetchall() == [("draft",)]
+    review = review_of(db)
+    with as_member(db, world.a, "sales"):
+        decide(db, review)
+    assert work(db) == ["completed publish"]
+    assert db.execute("select status from public.public_posts").fetchall() == [("published",)]
+    db.execute("update public.success_cases set raw_data = raw_data || ' Mais.'")
+    assert work(db) == ["completed facts", "completed is_new"]
+
+
+def test_a_case_of_which_no_draft_was_made_is_handed_to_people(
+    db: Connection, world: World
+) -> None:
+    write_case(db, world.a, None)
+    assert work(db) == ["completed draft", "completed has_draft", "completed by_hand"]
+    assert db.execute("select count(*) from public.public_posts").fetchone() == (0,)
+
+
+def test_a_contract_near_its_renewal_becomes_a_task_with_a_summary(
+    db: Connection, world: World
+) -> None:
+    install(db, world.a, "contract-renewal")
+    row = db.execute(
+        "insert into public.contracts (org_id, client_id, title, mrr, starts_on, renews_on, status, commercial_manager_id)"
+        " values (%s, %s, 'Suporte', 1500, app.org_today(%s) - 300, app.org_today(%s) + 60, 'draft', %s) returning id",
+        (world.a.org, world.a.client, world.a.org, world.a.org, world.a.member("director")),
+    ).fetchone()
+    assert row
+    db.execute("update public.contracts set status = 'active' where id = %s", (row[0],))
+    db.execute("select app.raise_contract_alerts(%s)", (world.a.org,))
+    assert work(db) == ["completed summary", "completed task"]
+    ((title, text, entity, assignee),) = db.execute(
+        "select title, description, entity_id, assignee_id from public.tasks"
+    ).fetchall()
+    assert title.startswith("Renovar o contrato ")
+    assert "R$ 1.500,00" in text
+    assert "Faltam 60 dias." in text
+    assert (entity, assignee) == (row[0], world.a.member("director"))
+
+
+def test_a_lead_without_owner_is_given_to_a_person(db: Connection, world: World) -> None:
+    step = {"id": "give", "kind": "function", "function": "assign_lead", "arguments": {"lead_id": {"$": "event.entity_id"}, "person_id": str(world.a.member("sales"))}}  # fmt: skip
+    save(db, world.a, step)
+    lead(db, world.a)
+    work(db)
+    assert db.execute("select owner_id from public.leads").fetchall() == [
+        (world.a.member("sales"),)
+    ]
+
+
+def test_an_event_of_another_pattern_starts_nothing_whoever_subscribes(
+    db: Connection, world: World
+) -> None:
+    workflow = save(db, world.a, TASK)
+    db.execute(
+        "update public.event_subscriptions set pattern = '*' where workflow_id = %s", (workflow,)
+    )
+    db.execute("insert into public.tasks (org_id, title) values (%s, 'Outra')", (world.a.org,))
+    assert runs(db) == []
+    lead(db, world.a)
+    assert runs(db) == [("pending", None)]
+    db.execute("update public.workflows set is_active = false where id = %s", (workflow,))
+    lead(db, world.a)
+    assert len(runs(db)) == 1
