@@ -143,7 +143,9 @@ security definer
 set search_path = ''
 as $$
     select app.enqueue(
-        'workflow.step', jsonb_build_object('run_id', run, 'step', step, 'attempt', attempt), org,
+        'workflow.step',
+        -- run_id in a payload is a run of the timetable.
+        jsonb_build_object('workflow_run_id', run, 'step', step, 'attempt', attempt), org,
         format('workflow/%s/%s/%s/%s', run, step, attempt, why), greatest(delay, interval '0')
     )
 $$;

@@ -55,7 +55,7 @@ def work(db: Connection) -> list[str]:
         payload, org = row
         answer = db.execute(
             "select app.run_workflow_step(%s, %s, %s, %s)",
-            (org, payload["run_id"], payload["step"], payload["attempt"]),
+            (org, payload["workflow_run_id"], payload["step"], payload["attempt"]),
         ).fetchone()
         assert answer
         said.append(answer[0])

@@ -28,6 +28,7 @@ from nessos.cli import (
     sync,
     webhooks,
     worker,
+    workflows,
 )
 from nessos.errors import NessosError
 
@@ -55,6 +56,7 @@ app.add_typer(organization.app, name="org")
 app.add_typer(report.app, name="report")
 app.add_typer(sync.app, name="sync")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(workflows.app, name="workflows")
 
 
 def main() -> NoReturn:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _STEP: Final = """
 select app.run_workflow_step(
-    org => %(org_id)s, run => %(run_id)s, step => %(step)s, attempt => %(attempt)s
+    org => %(org_id)s, run => %(workflow_run_id)s, step => %(step)s, attempt => %(attempt)s
 ) as said
 """
 
