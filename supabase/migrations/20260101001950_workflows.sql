@@ -586,7 +586,8 @@ declare
     v_fields jsonb;
     v_function app.workflow_functions;
     v_common constant jsonb :=
-        '{"id": "value!", "kind": "value!", "next": "step", "on_error": "on_error", "retry": "retry"}';
+        '{"id": "value!", "kind": "value!", "next": "step", "on_error": "on_error",
+        "retry": "retry"}';
 begin
     if jsonb_typeof(definition) is distinct from 'object' then
         return query values (null::text, null::text, 'must be an object with when, if and then');
@@ -600,7 +601,8 @@ begin
             null::text, 'when', 'must be {"event": …}, {"cron": …} or {"every", "on", "at"}'
         );
     elsif v_when ? 'event' then
-        if not coalesce(v_when ->> 'event', '') ~ '^[a-z]+\.(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*))$'
+        if coalesce(v_when ->> 'event', '')
+            !~ '^[a-z]+\.(\*|[a-z][a-z0-9_]*\.(\*|[a-z][a-z0-9_]*))$'
             or (select count(*) from jsonb_object_keys(v_when)) > 1 or not exists (
                 select from app.event_types as t
                 where t.module <> 'workflows' and (t.module || '.' || t.event_type)

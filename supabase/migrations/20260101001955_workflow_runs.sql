@@ -923,8 +923,8 @@ begin
 end;
 $$;
 comment on function app.run_workflow_step(uuid, uuid, integer, integer) is
-    'Job workflow.step: does one step of a run and enqueues the next, all in one transaction; asked '
-    'again for a step that is done it does nothing. Returns what came of it.';
+    'Job workflow.step: does one step of a run and enqueues the next, all in one transaction; '
+    'asked again for a step that is done it does nothing. Returns what came of it.';
 
 create function app.wake_workflow_of_agent() returns trigger
 language plpgsql
@@ -985,7 +985,8 @@ as $$
     order by v.created_at desc
     limit 200
 $$;
-comment on function app.list_workflow_reviews(uuid, text) is 'Body of public.list_workflow_reviews.';
+comment on function app.list_workflow_reviews(uuid, text) is
+    'Body of public.list_workflow_reviews.';
 
 create function public.list_workflow_reviews(org uuid, status text default 'pending')
 returns table (
@@ -1033,7 +1034,7 @@ begin
     returning v.* into v_review;
     if not found or v_run.status <> 'waiting' then
         perform app.raise_error(
-            'workflow_review_decided', 'This was decided before, has expired or was cancelled.', null
+            'workflow_review_decided', 'It was decided before, has expired or was cancelled.', null
         );
     end if;
     v_step := (
@@ -1072,8 +1073,8 @@ language sql
 set search_path = ''
 as $$ select app.decide_workflow_review(review, decision, reason) $$;
 comment on function public.decide_workflow_review(uuid, text, text) is
-    'Approves or refuses what a run waits for; the run goes on in the same transaction: at the next '
-    'step, or at on_refuse, else it is cancelled. The person, role or writers of the module the '
+    'Approves or refuses what a run waits for; the run goes on in the same transaction: at the '
+    'next step, or at on_refuse, else it is cancelled. The person, role or writers of the module the '
     'step names, never an agent. Errors: not_found, bad_input, workflow_review_decided.';
 
 create function app.locked_workflow_run(run uuid) returns public.workflow_runs
@@ -1166,8 +1167,8 @@ language sql
 set search_path = ''
 as $$ select app.retry_workflow_run(run) $$;
 comment on function public.retry_workflow_run(uuid) is
-    'Does the step a run failed at once more, and goes on. Who writes workflows. Errors: not_found, '
-    'not_allowed, workflow_run_not_retryable.';
+    'Does the step a run failed at once more, and goes on. Who writes workflows. Errors: '
+    'not_found, not_allowed, workflow_run_not_retryable.';
 
 create function app.remove_old_workflow_runs() returns bigint
 language plpgsql
@@ -1316,7 +1317,10 @@ insert into app.workflow_templates (key, name, description, definition) values
                     "person": {"$": "event.payload.owner_id", "default": null}, "module": "crm"
                 },
                 "title": "Lead novo para acompanhar",
-                "text": {"$": "steps.qualify.output.suggestion.output.next_action", "default": "Um lead novo entrou. Abra-o para decidir o próximo passo."},
+                "text": {
+                    "$": "steps.qualify.output.suggestion.output.next_action",
+                    "default": "Um lead novo entrou. Abra-o para decidir o próximo passo."
+                },
                 "link": "/leads/${event.entity_id}"
             }
         ]
@@ -1358,7 +1362,7 @@ insert into app.workflow_templates (key, name, description, definition) values
             {
                 "id": "review", "kind": "human_review",
                 "title": "Publicar o post do caso",
-                "text": "O rascunho está pronto. Leia, ajuste se quiser e decida se ele é publicado.",
+                "text": "O rascunho está pronto. Leia, ajuste e decida se ele é publicado.",
                 "data": {"post_id": {"$": "steps.draft.output.suggestion.draft_id"}},
                 "reviewer": {"module": "growth"}, "expires_after": "14 days"
             },
@@ -1370,7 +1374,7 @@ insert into app.workflow_templates (key, name, description, definition) values
             {
                 "id": "by_hand", "kind": "notify", "to": {"module": "growth"},
                 "title": "Caso sem rascunho",
-                "text": "O agente não conseguiu escrever um post deste caso. Escreva o rascunho a partir do caso.",
+                "text": "O agente não conseguiu escrever o post. Escreva-o a partir do caso.",
                 "link": "/cases/${event.entity_id}"
             }
         ]
@@ -1389,7 +1393,7 @@ insert into app.workflow_templates (key, name, description, definition) values
             {
                 "id": "task", "kind": "create_task",
                 "title": "Renovar o contrato ${steps.summary.output.number}",
-                "description": "${steps.summary.output.text} Faltam ${event.payload.days_left} dias.",
+                "description": "${steps.summary.output.text} Dias: ${event.payload.days_left}.",
                 "assignee": {"$": "steps.summary.output.manager_id"},
                 "due_on": {"$": "event.payload.due_on"},
                 "entity_type": "contract", "entity_id": {"$": "event.entity_id"}

@@ -22,6 +22,7 @@ SAMPLES: dict[str, object] = {
     "money": 12345.6,
     "date": "2026-03-31",
     "moment": "2026-03-10T02:30:00+00:00",
+    "paragraph": "Uma linha.\nE outra, mais longa.",
 }
 
 

@@ -299,7 +299,7 @@ def test_what_a_workflow_causes_names_the_event_that_caused_it(
 def test_conditions_decide_whether_it_starts_and_which_way_it_goes(
     db: Connection, world: World
 ) -> None:
-    way = [
+    way: list[dict[str, Any]] = [
         {"id": "hot", "kind": "condition", "if": [{"value": {"$": "event.payload.score"}, "greater": 50}], "else": "cold"},
         {**TASK, "id": "call", "next": "end"},
         {**TASK, "id": "cold", "title": "Nutrir"},
@@ -659,6 +659,7 @@ def test_an_agent_that_fails_fails_the_run_and_a_retry_asks_another_one(
     assert work(db) == ["waits"]
     end_agent(db, world.a, "turns")
     assert work(db) == ["failed: workflow_agent_failed"]
+    assert runs(db) == [("failed", "workflow_agent_failed")]
     with as_member(db, world.a, "owner"):
         db.execute("select public.retry_workflow_run(id) from public.workflow_runs")
     assert work(db) == ["waits"]
@@ -735,7 +736,7 @@ def test_a_contract_near_its_renewal_becomes_a_task_with_a_summary(
     ).fetchall()
     assert title.startswith("Renovar o contrato ")
     assert "R$ 1.500,00" in text
-    assert "Faltam 60 dias." in text
+    assert "Dias: 60." in text
     assert (entity, assignee) == (row[0], world.a.member("director"))
 
 
