@@ -1074,8 +1074,8 @@ set search_path = ''
 as $$ select app.decide_workflow_review(review, decision, reason) $$;
 comment on function public.decide_workflow_review(uuid, text, text) is
     'Approves or refuses what a run waits for; the run goes on in the same transaction: at the '
-    'next step, or at on_refuse, else it is cancelled. The person, role or writers of the module the '
-    'step names, never an agent. Errors: not_found, bad_input, workflow_review_decided.';
+    'next step, or at on_refuse, else it is cancelled. The person, role or writers of the module '
+    'the step names, never an agent. Errors: not_found, bad_input, workflow_review_decided.';
 
 create function app.locked_workflow_run(run uuid) returns public.workflow_runs
 language plpgsql
@@ -1318,7 +1318,7 @@ insert into app.workflow_templates (key, name, description, definition) values
                 },
                 "title": "Lead novo para acompanhar",
                 "text": {
-                    "$": "steps.qualify.output.suggestion.output.next_action",
+                    "$": "steps.qualify.output.suggestion.output.next_action.title",
                     "default": "Um lead novo entrou. Abra-o para decidir o próximo passo."
                 },
                 "link": "/leads/${event.entity_id}"
