@@ -18,9 +18,628 @@ from pydantic import BaseModel, Field, JsonValue
 
 PgCatalogXid8: TypeAlias = str
 
+PgCatalogTsvector: TypeAlias = str
+
+ExtensionsHalfvec: TypeAlias = str
+
 PgqueuerPgqueuerStatus: TypeAlias = Literal[
     "queued", "picked", "successful", "exception", "canceled", "deleted", "failed"
 ]
+
+
+class PublicAgentApprovals(BaseModel):
+    agent_id: uuid.UUID = Field(alias="agent_id")
+    arguments: JsonValue = Field(alias="arguments")
+    call_index: int = Field(alias="call_index")
+    cause: str = Field(alias="cause")
+    created_at: datetime.datetime = Field(alias="created_at")
+    decided_at: Optional[datetime.datetime] = Field(alias="decided_at")
+    decided_by: Optional[uuid.UUID] = Field(alias="decided_by")
+    decision_reason: Optional[str] = Field(alias="decision_reason")
+    expires_at: datetime.datetime = Field(alias="expires_at")
+    id: uuid.UUID = Field(alias="id")
+    module: str = Field(alias="module")
+    org_id: uuid.UUID = Field(alias="org_id")
+    requested_by: Optional[uuid.UUID] = Field(alias="requested_by")
+    run_id: uuid.UUID = Field(alias="run_id")
+    status: str = Field(alias="status")
+    tool: str = Field(alias="tool")
+    turn: int = Field(alias="turn")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicAgentApprovalsInsert(TypedDict):
+    agent_id: Annotated[uuid.UUID, Field(alias="agent_id")]
+    arguments: Annotated[JsonValue, Field(alias="arguments")]
+    call_index: Annotated[int, Field(alias="call_index")]
+    cause: Annotated[str, Field(alias="cause")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    decision_reason: NotRequired[Annotated[Optional[str], Field(alias="decision_reason")]]
+    expires_at: Annotated[datetime.datetime, Field(alias="expires_at")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: Annotated[str, Field(alias="module")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    requested_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="requested_by")]]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    tool: Annotated[str, Field(alias="tool")]
+    turn: Annotated[int, Field(alias="turn")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentApprovalsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[uuid.UUID, Field(alias="agent_id")]]
+    arguments: NotRequired[Annotated[JsonValue, Field(alias="arguments")]]
+    call_index: NotRequired[Annotated[int, Field(alias="call_index")]]
+    cause: NotRequired[Annotated[str, Field(alias="cause")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    decision_reason: NotRequired[Annotated[Optional[str], Field(alias="decision_reason")]]
+    expires_at: NotRequired[Annotated[datetime.datetime, Field(alias="expires_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: NotRequired[Annotated[str, Field(alias="module")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    requested_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="requested_by")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    tool: NotRequired[Annotated[str, Field(alias="tool")]]
+    turn: NotRequired[Annotated[int, Field(alias="turn")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentRuns(BaseModel):
+    agent_id: uuid.UUID = Field(alias="agent_id")
+    answer: Optional[str] = Field(alias="answer")
+    causation_id: Optional[uuid.UUID] = Field(alias="causation_id")
+    completion_tokens: int = Field(alias="completion_tokens")
+    contact: Optional[JsonValue] = Field(alias="contact")
+    cost_brl: float = Field(alias="cost_brl")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    detail: Optional[str] = Field(alias="detail")
+    finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
+    id: uuid.UUID = Field(alias="id")
+    idempotency_key: Optional[str] = Field(alias="idempotency_key")
+    input: JsonValue = Field(alias="input")
+    org_id: uuid.UUID = Field(alias="org_id")
+    output: Optional[JsonValue] = Field(alias="output")
+    prompt_tokens: int = Field(alias="prompt_tokens")
+    reason: Optional[str] = Field(alias="reason")
+    started_at: Optional[datetime.datetime] = Field(alias="started_at")
+    status: str = Field(alias="status")
+    turns: int = Field(alias="turns")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    worked_ms: int = Field(alias="worked_ms")
+
+
+class PublicAgentRunsInsert(TypedDict):
+    agent_id: Annotated[uuid.UUID, Field(alias="agent_id")]
+    answer: NotRequired[Annotated[Optional[str], Field(alias="answer")]]
+    causation_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="causation_id")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    contact: NotRequired[Annotated[Optional[JsonValue], Field(alias="contact")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    detail: NotRequired[Annotated[Optional[str], Field(alias="detail")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    input: Annotated[JsonValue, Field(alias="input")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    started_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    turns: NotRequired[Annotated[int, Field(alias="turns")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    worked_ms: NotRequired[Annotated[int, Field(alias="worked_ms")]]
+
+
+class PublicAgentRunsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[uuid.UUID, Field(alias="agent_id")]]
+    answer: NotRequired[Annotated[Optional[str], Field(alias="answer")]]
+    causation_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="causation_id")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    contact: NotRequired[Annotated[Optional[JsonValue], Field(alias="contact")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    detail: NotRequired[Annotated[Optional[str], Field(alias="detail")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    input: NotRequired[Annotated[JsonValue, Field(alias="input")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    started_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    turns: NotRequired[Annotated[int, Field(alias="turns")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    worked_ms: NotRequired[Annotated[int, Field(alias="worked_ms")]]
+
+
+class PublicAgentSteps(BaseModel):
+    agent_id: uuid.UUID = Field(alias="agent_id")
+    ai_call_id: Optional[uuid.UUID] = Field(alias="ai_call_id")
+    arguments: Optional[JsonValue] = Field(alias="arguments")
+    call_index: Optional[int] = Field(alias="call_index")
+    completion_tokens: int = Field(alias="completion_tokens")
+    content: Optional[str] = Field(alias="content")
+    cost_brl: float = Field(alias="cost_brl")
+    created_at: datetime.datetime = Field(alias="created_at")
+    duration_ms: int = Field(alias="duration_ms")
+    finish: Optional[str] = Field(alias="finish")
+    id: uuid.UUID = Field(alias="id")
+    kind: str = Field(alias="kind")
+    model: Optional[str] = Field(alias="model")
+    ordinal: int = Field(alias="ordinal")
+    org_id: uuid.UUID = Field(alias="org_id")
+    outcome: Optional[str] = Field(alias="outcome")
+    prompt_tokens: int = Field(alias="prompt_tokens")
+    run_id: uuid.UUID = Field(alias="run_id")
+    tool: Optional[str] = Field(alias="tool")
+    tool_calls: JsonValue = Field(alias="tool_calls")
+    turn: Optional[int] = Field(alias="turn")
+
+
+class PublicAgentStepsInsert(TypedDict):
+    agent_id: Annotated[uuid.UUID, Field(alias="agent_id")]
+    ai_call_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="ai_call_id")]]
+    arguments: NotRequired[Annotated[Optional[JsonValue], Field(alias="arguments")]]
+    call_index: NotRequired[Annotated[Optional[int], Field(alias="call_index")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    content: NotRequired[Annotated[Optional[str], Field(alias="content")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    duration_ms: NotRequired[Annotated[int, Field(alias="duration_ms")]]
+    finish: NotRequired[Annotated[Optional[str], Field(alias="finish")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    kind: Annotated[str, Field(alias="kind")]
+    model: NotRequired[Annotated[Optional[str], Field(alias="model")]]
+    ordinal: Annotated[int, Field(alias="ordinal")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    outcome: NotRequired[Annotated[Optional[str], Field(alias="outcome")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    tool: NotRequired[Annotated[Optional[str], Field(alias="tool")]]
+    tool_calls: NotRequired[Annotated[JsonValue, Field(alias="tool_calls")]]
+    turn: NotRequired[Annotated[Optional[int], Field(alias="turn")]]
+
+
+class PublicAgentStepsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[uuid.UUID, Field(alias="agent_id")]]
+    ai_call_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="ai_call_id")]]
+    arguments: NotRequired[Annotated[Optional[JsonValue], Field(alias="arguments")]]
+    call_index: NotRequired[Annotated[Optional[int], Field(alias="call_index")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    content: NotRequired[Annotated[Optional[str], Field(alias="content")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    duration_ms: NotRequired[Annotated[int, Field(alias="duration_ms")]]
+    finish: NotRequired[Annotated[Optional[str], Field(alias="finish")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    model: NotRequired[Annotated[Optional[str], Field(alias="model")]]
+    ordinal: NotRequired[Annotated[int, Field(alias="ordinal")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    outcome: NotRequired[Annotated[Optional[str], Field(alias="outcome")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    tool: NotRequired[Annotated[Optional[str], Field(alias="tool")]]
+    tool_calls: NotRequired[Annotated[JsonValue, Field(alias="tool_calls")]]
+    turn: NotRequired[Annotated[Optional[int], Field(alias="turn")]]
+
+
+class PublicAgentSuggestions(BaseModel):
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    decided_at: Optional[datetime.datetime] = Field(alias="decided_at")
+    decided_by: Optional[uuid.UUID] = Field(alias="decided_by")
+    draft_id: Optional[uuid.UUID] = Field(alias="draft_id")
+    draft_type: Optional[str] = Field(alias="draft_type")
+    dropped: List[str] = Field(alias="dropped")
+    entity_id: uuid.UUID = Field(alias="entity_id")
+    entity_type: str = Field(alias="entity_type")
+    id: uuid.UUID = Field(alias="id")
+    is_template: bool = Field(alias="is_template")
+    kind: str = Field(alias="kind")
+    module: str = Field(alias="module")
+    org_id: uuid.UUID = Field(alias="org_id")
+    output: Optional[JsonValue] = Field(alias="output")
+    reason: Optional[str] = Field(alias="reason")
+    request: JsonValue = Field(alias="request")
+    run_id: uuid.UUID = Field(alias="run_id")
+    scope: str = Field(alias="scope")
+    status: str = Field(alias="status")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicAgentSuggestionsInsert(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    draft_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="draft_id")]]
+    draft_type: NotRequired[Annotated[Optional[str], Field(alias="draft_type")]]
+    dropped: NotRequired[Annotated[List[str], Field(alias="dropped")]]
+    entity_id: Annotated[uuid.UUID, Field(alias="entity_id")]
+    entity_type: Annotated[str, Field(alias="entity_type")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_template: NotRequired[Annotated[bool, Field(alias="is_template")]]
+    kind: Annotated[str, Field(alias="kind")]
+    module: Annotated[str, Field(alias="module")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    request: Annotated[JsonValue, Field(alias="request")]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentSuggestionsUpdate(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    draft_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="draft_id")]]
+    draft_type: NotRequired[Annotated[Optional[str], Field(alias="draft_type")]]
+    dropped: NotRequired[Annotated[List[str], Field(alias="dropped")]]
+    entity_id: NotRequired[Annotated[uuid.UUID, Field(alias="entity_id")]]
+    entity_type: NotRequired[Annotated[str, Field(alias="entity_type")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_template: NotRequired[Annotated[bool, Field(alias="is_template")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    module: NotRequired[Annotated[str, Field(alias="module")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    request: NotRequired[Annotated[JsonValue, Field(alias="request")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentToolGrants(BaseModel):
+    agent_id: Optional[uuid.UUID] = Field(alias="agent_id")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    daily_limit: Optional[int] = Field(alias="daily_limit")
+    id: uuid.UUID = Field(alias="id")
+    kind: Optional[str] = Field(alias="kind")
+    mode: str = Field(alias="mode")
+    org_id: uuid.UUID = Field(alias="org_id")
+    threshold_amount: Optional[float] = Field(alias="threshold_amount")
+    threshold_argument: Optional[str] = Field(alias="threshold_argument")
+    tool: str = Field(alias="tool")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicAgentToolGrantsInsert(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    daily_limit: NotRequired[Annotated[Optional[int], Field(alias="daily_limit")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    kind: NotRequired[Annotated[Optional[str], Field(alias="kind")]]
+    mode: Annotated[str, Field(alias="mode")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    threshold_amount: NotRequired[Annotated[Optional[float], Field(alias="threshold_amount")]]
+    threshold_argument: NotRequired[Annotated[Optional[str], Field(alias="threshold_argument")]]
+    tool: Annotated[str, Field(alias="tool")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentToolGrantsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    daily_limit: NotRequired[Annotated[Optional[int], Field(alias="daily_limit")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    kind: NotRequired[Annotated[Optional[str], Field(alias="kind")]]
+    mode: NotRequired[Annotated[str, Field(alias="mode")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    threshold_amount: NotRequired[Annotated[Optional[float], Field(alias="threshold_amount")]]
+    threshold_argument: NotRequired[Annotated[Optional[str], Field(alias="threshold_argument")]]
+    tool: NotRequired[Annotated[str, Field(alias="tool")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgents(BaseModel):
+    autonomy: str = Field(alias="autonomy")
+    config: JsonValue = Field(alias="config")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    daily_token_limit: int = Field(alias="daily_token_limit")
+    id: uuid.UUID = Field(alias="id")
+    instructions: Optional[str] = Field(alias="instructions")
+    is_active: bool = Field(alias="is_active")
+    key: str = Field(alias="key")
+    kind: str = Field(alias="kind")
+    max_turns: int = Field(alias="max_turns")
+    name: str = Field(alias="name")
+    org_id: uuid.UUID = Field(alias="org_id")
+    parent_id: Optional[uuid.UUID] = Field(alias="parent_id")
+    purpose: Optional[str] = Field(alias="purpose")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicAgentsInsert(TypedDict):
+    autonomy: Annotated[str, Field(alias="autonomy")]
+    config: NotRequired[Annotated[JsonValue, Field(alias="config")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    daily_token_limit: NotRequired[Annotated[int, Field(alias="daily_token_limit")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    instructions: NotRequired[Annotated[Optional[str], Field(alias="instructions")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    key: Annotated[str, Field(alias="key")]
+    kind: Annotated[str, Field(alias="kind")]
+    max_turns: Annotated[int, Field(alias="max_turns")]
+    name: Annotated[str, Field(alias="name")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    parent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="parent_id")]]
+    purpose: NotRequired[Annotated[Optional[str], Field(alias="purpose")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAgentsUpdate(TypedDict):
+    autonomy: NotRequired[Annotated[str, Field(alias="autonomy")]]
+    config: NotRequired[Annotated[JsonValue, Field(alias="config")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    daily_token_limit: NotRequired[Annotated[int, Field(alias="daily_token_limit")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    instructions: NotRequired[Annotated[Optional[str], Field(alias="instructions")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    key: NotRequired[Annotated[str, Field(alias="key")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    max_turns: NotRequired[Annotated[int, Field(alias="max_turns")]]
+    name: NotRequired[Annotated[str, Field(alias="name")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    parent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="parent_id")]]
+    purpose: NotRequired[Annotated[Optional[str], Field(alias="purpose")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAiBudgetPeriods(BaseModel):
+    budget_id: uuid.UUID = Field(alias="budget_id")
+    day_on: datetime.date = Field(alias="day_on")
+    day_spent_brl: float = Field(alias="day_spent_brl")
+    org_id: uuid.UUID = Field(alias="org_id")
+    reserved_brl: float = Field(alias="reserved_brl")
+    spent_brl: float = Field(alias="spent_brl")
+    starts_on: datetime.date = Field(alias="starts_on")
+
+
+class PublicAiBudgetPeriodsInsert(TypedDict):
+    budget_id: Annotated[uuid.UUID, Field(alias="budget_id")]
+    day_on: Annotated[datetime.date, Field(alias="day_on")]
+    day_spent_brl: NotRequired[Annotated[float, Field(alias="day_spent_brl")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    reserved_brl: NotRequired[Annotated[float, Field(alias="reserved_brl")]]
+    spent_brl: NotRequired[Annotated[float, Field(alias="spent_brl")]]
+    starts_on: Annotated[datetime.date, Field(alias="starts_on")]
+
+
+class PublicAiBudgetPeriodsUpdate(TypedDict):
+    budget_id: NotRequired[Annotated[uuid.UUID, Field(alias="budget_id")]]
+    day_on: NotRequired[Annotated[datetime.date, Field(alias="day_on")]]
+    day_spent_brl: NotRequired[Annotated[float, Field(alias="day_spent_brl")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    reserved_brl: NotRequired[Annotated[float, Field(alias="reserved_brl")]]
+    spent_brl: NotRequired[Annotated[float, Field(alias="spent_brl")]]
+    starts_on: NotRequired[Annotated[datetime.date, Field(alias="starts_on")]]
+
+
+class PublicAiBudgets(BaseModel):
+    agent_id: Optional[uuid.UUID] = Field(alias="agent_id")
+    alert_pct: int = Field(alias="alert_pct")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    id: uuid.UUID = Field(alias="id")
+    limit_brl: float = Field(alias="limit_brl")
+    org_id: uuid.UUID = Field(alias="org_id")
+    period: str = Field(alias="period")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicAiBudgetsInsert(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    alert_pct: NotRequired[Annotated[int, Field(alias="alert_pct")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    limit_brl: Annotated[float, Field(alias="limit_brl")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    period: Annotated[str, Field(alias="period")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAiBudgetsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    alert_pct: NotRequired[Annotated[int, Field(alias="alert_pct")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    limit_brl: NotRequired[Annotated[float, Field(alias="limit_brl")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    period: NotRequired[Annotated[str, Field(alias="period")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicAiCalls(BaseModel):
+    agent_id: Optional[uuid.UUID] = Field(alias="agent_id")
+    cached_tokens: int = Field(alias="cached_tokens")
+    charged_on: datetime.date = Field(alias="charged_on")
+    completion_tokens: int = Field(alias="completion_tokens")
+    cost_brl: float = Field(alias="cost_brl")
+    cost_usd: float = Field(alias="cost_usd")
+    created_at: datetime.datetime = Field(alias="created_at")
+    error: Optional[str] = Field(alias="error")
+    expires_at: datetime.datetime = Field(alias="expires_at")
+    id: uuid.UUID = Field(alias="id")
+    idempotency_key: Optional[str] = Field(alias="idempotency_key")
+    input: Optional[JsonValue] = Field(alias="input")
+    is_estimated: bool = Field(alias="is_estimated")
+    latency_ms: Optional[int] = Field(alias="latency_ms")
+    model: str = Field(alias="model")
+    org_id: uuid.UUID = Field(alias="org_id")
+    output: Optional[JsonValue] = Field(alias="output")
+    prompt_estimate: int = Field(alias="prompt_estimate")
+    prompt_tokens: int = Field(alias="prompt_tokens")
+    provider: str = Field(alias="provider")
+    ptax: Optional[float] = Field(alias="ptax")
+    purpose: str = Field(alias="purpose")
+    request_id: Optional[str] = Field(alias="request_id")
+    reserved_brl: float = Field(alias="reserved_brl")
+    served_model: Optional[str] = Field(alias="served_model")
+    settled_at: Optional[datetime.datetime] = Field(alias="settled_at")
+    status: str = Field(alias="status")
+
+
+class PublicAiCallsInsert(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    cached_tokens: NotRequired[Annotated[int, Field(alias="cached_tokens")]]
+    charged_on: Annotated[datetime.date, Field(alias="charged_on")]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    cost_usd: NotRequired[Annotated[float, Field(alias="cost_usd")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    expires_at: Annotated[datetime.datetime, Field(alias="expires_at")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    input: NotRequired[Annotated[Optional[JsonValue], Field(alias="input")]]
+    is_estimated: NotRequired[Annotated[bool, Field(alias="is_estimated")]]
+    latency_ms: NotRequired[Annotated[Optional[int], Field(alias="latency_ms")]]
+    model: Annotated[str, Field(alias="model")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    prompt_estimate: Annotated[int, Field(alias="prompt_estimate")]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    provider: Annotated[str, Field(alias="provider")]
+    ptax: NotRequired[Annotated[Optional[float], Field(alias="ptax")]]
+    purpose: Annotated[str, Field(alias="purpose")]
+    request_id: NotRequired[Annotated[Optional[str], Field(alias="request_id")]]
+    reserved_brl: NotRequired[Annotated[float, Field(alias="reserved_brl")]]
+    served_model: NotRequired[Annotated[Optional[str], Field(alias="served_model")]]
+    settled_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="settled_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicAiCallsUpdate(TypedDict):
+    agent_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_id")]]
+    cached_tokens: NotRequired[Annotated[int, Field(alias="cached_tokens")]]
+    charged_on: NotRequired[Annotated[datetime.date, Field(alias="charged_on")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    cost_usd: NotRequired[Annotated[float, Field(alias="cost_usd")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    expires_at: NotRequired[Annotated[datetime.datetime, Field(alias="expires_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    input: NotRequired[Annotated[Optional[JsonValue], Field(alias="input")]]
+    is_estimated: NotRequired[Annotated[bool, Field(alias="is_estimated")]]
+    latency_ms: NotRequired[Annotated[Optional[int], Field(alias="latency_ms")]]
+    model: NotRequired[Annotated[str, Field(alias="model")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    prompt_estimate: NotRequired[Annotated[int, Field(alias="prompt_estimate")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    provider: NotRequired[Annotated[str, Field(alias="provider")]]
+    ptax: NotRequired[Annotated[Optional[float], Field(alias="ptax")]]
+    purpose: NotRequired[Annotated[str, Field(alias="purpose")]]
+    request_id: NotRequired[Annotated[Optional[str], Field(alias="request_id")]]
+    reserved_brl: NotRequired[Annotated[float, Field(alias="reserved_brl")]]
+    served_model: NotRequired[Annotated[Optional[str], Field(alias="served_model")]]
+    settled_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="settled_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+
+
+class PublicAiModelPrices(BaseModel):
+    above_tokens: int = Field(alias="above_tokens")
+    cached_usd: Optional[float] = Field(alias="cached_usd")
+    input_usd: float = Field(alias="input_usd")
+    model: str = Field(alias="model")
+    output_usd: float = Field(alias="output_usd")
+    valid_from: datetime.date = Field(alias="valid_from")
+
+
+class PublicAiModelPricesInsert(TypedDict):
+    above_tokens: NotRequired[Annotated[int, Field(alias="above_tokens")]]
+    cached_usd: NotRequired[Annotated[Optional[float], Field(alias="cached_usd")]]
+    input_usd: Annotated[float, Field(alias="input_usd")]
+    model: Annotated[str, Field(alias="model")]
+    output_usd: Annotated[float, Field(alias="output_usd")]
+    valid_from: Annotated[datetime.date, Field(alias="valid_from")]
+
+
+class PublicAiModelPricesUpdate(TypedDict):
+    above_tokens: NotRequired[Annotated[int, Field(alias="above_tokens")]]
+    cached_usd: NotRequired[Annotated[Optional[float], Field(alias="cached_usd")]]
+    input_usd: NotRequired[Annotated[float, Field(alias="input_usd")]]
+    model: NotRequired[Annotated[str, Field(alias="model")]]
+    output_usd: NotRequired[Annotated[float, Field(alias="output_usd")]]
+    valid_from: NotRequired[Annotated[datetime.date, Field(alias="valid_from")]]
+
+
+class PublicAiModels(BaseModel):
+    context_tokens: int = Field(alias="context_tokens")
+    dimensions: Optional[int] = Field(alias="dimensions")
+    has_temperature: bool = Field(alias="has_temperature")
+    kind: str = Field(alias="kind")
+    model: str = Field(alias="model")
+    provider: str = Field(alias="provider")
+
+
+class PublicAiModelsInsert(TypedDict):
+    context_tokens: Annotated[int, Field(alias="context_tokens")]
+    dimensions: NotRequired[Annotated[Optional[int], Field(alias="dimensions")]]
+    has_temperature: NotRequired[Annotated[bool, Field(alias="has_temperature")]]
+    kind: Annotated[str, Field(alias="kind")]
+    model: Annotated[str, Field(alias="model")]
+    provider: Annotated[str, Field(alias="provider")]
+
+
+class PublicAiModelsUpdate(TypedDict):
+    context_tokens: NotRequired[Annotated[int, Field(alias="context_tokens")]]
+    dimensions: NotRequired[Annotated[Optional[int], Field(alias="dimensions")]]
+    has_temperature: NotRequired[Annotated[bool, Field(alias="has_temperature")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    model: NotRequired[Annotated[str, Field(alias="model")]]
+    provider: NotRequired[Annotated[str, Field(alias="provider")]]
+
+
+class PublicAiRoutes(BaseModel):
+    model: str = Field(alias="model")
+    ordinal: int = Field(alias="ordinal")
+    purpose: str = Field(alias="purpose")
+    temperature: Optional[float] = Field(alias="temperature")
+
+
+class PublicAiRoutesInsert(TypedDict):
+    model: Annotated[str, Field(alias="model")]
+    ordinal: Annotated[int, Field(alias="ordinal")]
+    purpose: Annotated[str, Field(alias="purpose")]
+    temperature: NotRequired[Annotated[Optional[float], Field(alias="temperature")]]
+
+
+class PublicAiRoutesUpdate(TypedDict):
+    model: NotRequired[Annotated[str, Field(alias="model")]]
+    ordinal: NotRequired[Annotated[int, Field(alias="ordinal")]]
+    purpose: NotRequired[Annotated[str, Field(alias="purpose")]]
+    temperature: NotRequired[Annotated[Optional[float], Field(alias="temperature")]]
 
 
 class PublicApiKeys(BaseModel):
@@ -336,6 +955,117 @@ class PublicBrandAssetsUpdate(TypedDict):
     storage_path: NotRequired[Annotated[Optional[str], Field(alias="storage_path")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
     usage_notes: NotRequired[Annotated[Optional[str], Field(alias="usage_notes")]]
+
+
+class PublicChatMessages(BaseModel):
+    attempts: int = Field(alias="attempts")
+    citations: JsonValue = Field(alias="citations")
+    completion_tokens: int = Field(alias="completion_tokens")
+    content: str = Field(alias="content")
+    cost_brl: float = Field(alias="cost_brl")
+    created_at: datetime.datetime = Field(alias="created_at")
+    finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
+    first_text_at: Optional[datetime.datetime] = Field(alias="first_text_at")
+    id: uuid.UUID = Field(alias="id")
+    idempotency_key: Optional[str] = Field(alias="idempotency_key")
+    kind: Optional[str] = Field(alias="kind")
+    latency_ms: Optional[int] = Field(alias="latency_ms")
+    model: Optional[str] = Field(alias="model")
+    org_id: uuid.UUID = Field(alias="org_id")
+    position: int = Field(alias="position")
+    prompt_tokens: int = Field(alias="prompt_tokens")
+    role: str = Field(alias="role")
+    session_id: uuid.UUID = Field(alias="session_id")
+    status: str = Field(alias="status")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    user_id: Optional[uuid.UUID] = Field(alias="user_id")
+
+
+class PublicChatMessagesInsert(TypedDict):
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    citations: NotRequired[Annotated[JsonValue, Field(alias="citations")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    content: NotRequired[Annotated[str, Field(alias="content")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    first_text_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="first_text_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    kind: NotRequired[Annotated[Optional[str], Field(alias="kind")]]
+    latency_ms: NotRequired[Annotated[Optional[int], Field(alias="latency_ms")]]
+    model: NotRequired[Annotated[Optional[str], Field(alias="model")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    position: Annotated[int, Field(alias="position")]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    role: Annotated[str, Field(alias="role")]
+    session_id: Annotated[uuid.UUID, Field(alias="session_id")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    user_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="user_id")]]
+
+
+class PublicChatMessagesUpdate(TypedDict):
+    attempts: NotRequired[Annotated[int, Field(alias="attempts")]]
+    citations: NotRequired[Annotated[JsonValue, Field(alias="citations")]]
+    completion_tokens: NotRequired[Annotated[int, Field(alias="completion_tokens")]]
+    content: NotRequired[Annotated[str, Field(alias="content")]]
+    cost_brl: NotRequired[Annotated[float, Field(alias="cost_brl")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    first_text_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="first_text_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    idempotency_key: NotRequired[Annotated[Optional[str], Field(alias="idempotency_key")]]
+    kind: NotRequired[Annotated[Optional[str], Field(alias="kind")]]
+    latency_ms: NotRequired[Annotated[Optional[int], Field(alias="latency_ms")]]
+    model: NotRequired[Annotated[Optional[str], Field(alias="model")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    position: NotRequired[Annotated[int, Field(alias="position")]]
+    prompt_tokens: NotRequired[Annotated[int, Field(alias="prompt_tokens")]]
+    role: NotRequired[Annotated[str, Field(alias="role")]]
+    session_id: NotRequired[Annotated[uuid.UUID, Field(alias="session_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    user_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="user_id")]]
+
+
+class PublicChatSessions(BaseModel):
+    channel: str = Field(alias="channel")
+    created_at: datetime.datetime = Field(alias="created_at")
+    id: uuid.UUID = Field(alias="id")
+    last_message_at: datetime.datetime = Field(alias="last_message_at")
+    lead_id: Optional[uuid.UUID] = Field(alias="lead_id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    status: str = Field(alias="status")
+    title: str = Field(alias="title")
+    token_hash: Optional[bytes] = Field(alias="token_hash")
+    user_id: Optional[uuid.UUID] = Field(alias="user_id")
+
+
+class PublicChatSessionsInsert(TypedDict):
+    channel: Annotated[str, Field(alias="channel")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_message_at: NotRequired[Annotated[datetime.datetime, Field(alias="last_message_at")]]
+    lead_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="lead_id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: Annotated[str, Field(alias="title")]
+    token_hash: NotRequired[Annotated[Optional[bytes], Field(alias="token_hash")]]
+    user_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="user_id")]]
+
+
+class PublicChatSessionsUpdate(TypedDict):
+    channel: NotRequired[Annotated[str, Field(alias="channel")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    last_message_at: NotRequired[Annotated[datetime.datetime, Field(alias="last_message_at")]]
+    lead_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="lead_id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
+    token_hash: NotRequired[Annotated[Optional[bytes], Field(alias="token_hash")]]
+    user_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="user_id")]]
 
 
 class PublicClientNps(BaseModel):
@@ -682,39 +1412,42 @@ class PublicContractMrrHistoryUpdate(TypedDict):
 
 
 class PublicContractRiskAnalyses(BaseModel):
-    contract_id: uuid.UUID = Field(alias="contract_id")
+    contract_id: Optional[uuid.UUID] = Field(alias="contract_id")
     created_at: datetime.datetime = Field(alias="created_at")
     created_by: Optional[uuid.UUID] = Field(alias="created_by")
     doc_id: Optional[uuid.UUID] = Field(alias="doc_id")
     id: uuid.UUID = Field(alias="id")
     org_id: uuid.UUID = Field(alias="org_id")
     score: float = Field(alias="score")
+    status: str = Field(alias="status")
     summary: str = Field(alias="summary")
     updated_at: datetime.datetime = Field(alias="updated_at")
     verdict: str = Field(alias="verdict")
 
 
 class PublicContractRiskAnalysesInsert(TypedDict):
-    contract_id: Annotated[uuid.UUID, Field(alias="contract_id")]
+    contract_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="contract_id")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
     doc_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="doc_id")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
     score: Annotated[float, Field(alias="score")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
     summary: NotRequired[Annotated[str, Field(alias="summary")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
     verdict: NotRequired[Annotated[str, Field(alias="verdict")]]
 
 
 class PublicContractRiskAnalysesUpdate(TypedDict):
-    contract_id: NotRequired[Annotated[uuid.UUID, Field(alias="contract_id")]]
+    contract_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="contract_id")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
     doc_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="doc_id")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
     score: NotRequired[Annotated[float, Field(alias="score")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
     summary: NotRequired[Annotated[str, Field(alias="summary")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
     verdict: NotRequired[Annotated[str, Field(alias="verdict")]]
@@ -726,6 +1459,7 @@ class PublicContractRiskClauses(BaseModel):
     created_at: datetime.datetime = Field(alias="created_at")
     created_by: Optional[uuid.UUID] = Field(alias="created_by")
     excerpt: str = Field(alias="excerpt")
+    explanation: Optional[str] = Field(alias="explanation")
     id: uuid.UUID = Field(alias="id")
     org_id: uuid.UUID = Field(alias="org_id")
     severity: str = Field(alias="severity")
@@ -739,6 +1473,7 @@ class PublicContractRiskClausesInsert(TypedDict):
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
     excerpt: Annotated[str, Field(alias="excerpt")]
+    explanation: NotRequired[Annotated[Optional[str], Field(alias="explanation")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
     severity: Annotated[str, Field(alias="severity")]
@@ -752,6 +1487,7 @@ class PublicContractRiskClausesUpdate(TypedDict):
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
     excerpt: NotRequired[Annotated[str, Field(alias="excerpt")]]
+    explanation: NotRequired[Annotated[Optional[str], Field(alias="explanation")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
     severity: NotRequired[Annotated[str, Field(alias="severity")]]
@@ -1182,6 +1918,7 @@ class PublicEventSubscriptions(BaseModel):
     org_id: uuid.UUID = Field(alias="org_id")
     pattern: str = Field(alias="pattern")
     updated_at: datetime.datetime = Field(alias="updated_at")
+    workflow_id: Optional[uuid.UUID] = Field(alias="workflow_id")
 
 
 class PublicEventSubscriptionsInsert(TypedDict):
@@ -1196,6 +1933,7 @@ class PublicEventSubscriptionsInsert(TypedDict):
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
     pattern: Annotated[str, Field(alias="pattern")]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    workflow_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="workflow_id")]]
 
 
 class PublicEventSubscriptionsUpdate(TypedDict):
@@ -1210,6 +1948,7 @@ class PublicEventSubscriptionsUpdate(TypedDict):
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
     pattern: NotRequired[Annotated[str, Field(alias="pattern")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    workflow_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="workflow_id")]]
 
 
 class PublicFeedback360(BaseModel):
@@ -1513,6 +2252,192 @@ class PublicJobApplicationsUpdate(TypedDict):
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
 
+class PublicKnowledgeChunks(BaseModel):
+    content: str = Field(alias="content")
+    document_id: uuid.UUID = Field(alias="document_id")
+    embedding: Optional[ExtensionsHalfvec] = Field(alias="embedding")
+    end_char: int = Field(alias="end_char")
+    heading_path: str = Field(alias="heading_path")
+    id: uuid.UUID = Field(alias="id")
+    ordinal: int = Field(alias="ordinal")
+    org_id: uuid.UUID = Field(alias="org_id")
+    scope: str = Field(alias="scope")
+    start_char: int = Field(alias="start_char")
+    tsv: PgCatalogTsvector = Field(alias="tsv")
+    version: int = Field(alias="version")
+
+
+class PublicKnowledgeChunksInsert(TypedDict):
+    content: Annotated[str, Field(alias="content")]
+    document_id: Annotated[uuid.UUID, Field(alias="document_id")]
+    embedding: NotRequired[Annotated[Optional[ExtensionsHalfvec], Field(alias="embedding")]]
+    end_char: Annotated[int, Field(alias="end_char")]
+    heading_path: NotRequired[Annotated[str, Field(alias="heading_path")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    ordinal: Annotated[int, Field(alias="ordinal")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    scope: Annotated[str, Field(alias="scope")]
+    start_char: Annotated[int, Field(alias="start_char")]
+    tsv: Annotated[PgCatalogTsvector, Field(alias="tsv")]
+    version: Annotated[int, Field(alias="version")]
+
+
+class PublicKnowledgeChunksUpdate(TypedDict):
+    content: NotRequired[Annotated[str, Field(alias="content")]]
+    document_id: NotRequired[Annotated[uuid.UUID, Field(alias="document_id")]]
+    embedding: NotRequired[Annotated[Optional[ExtensionsHalfvec], Field(alias="embedding")]]
+    end_char: NotRequired[Annotated[int, Field(alias="end_char")]]
+    heading_path: NotRequired[Annotated[str, Field(alias="heading_path")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    ordinal: NotRequired[Annotated[int, Field(alias="ordinal")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
+    start_char: NotRequired[Annotated[int, Field(alias="start_char")]]
+    tsv: NotRequired[Annotated[PgCatalogTsvector, Field(alias="tsv")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+
+
+class PublicKnowledgeDocuments(BaseModel):
+    audience: str = Field(alias="audience")
+    content_hash: str = Field(alias="content_hash")
+    created_at: datetime.datetime = Field(alias="created_at")
+    embedding_model: Optional[str] = Field(alias="embedding_model")
+    error: Optional[str] = Field(alias="error")
+    id: uuid.UUID = Field(alias="id")
+    indexed_at: Optional[datetime.datetime] = Field(alias="indexed_at")
+    indexed_hash: Optional[str] = Field(alias="indexed_hash")
+    module: str = Field(alias="module")
+    org_id: uuid.UUID = Field(alias="org_id")
+    scope: str = Field(alias="scope")
+    source_id: uuid.UUID = Field(alias="source_id")
+    source_type: str = Field(alias="source_type")
+    status: str = Field(alias="status")
+    title: str = Field(alias="title")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    url: Optional[str] = Field(alias="url")
+    version: int = Field(alias="version")
+
+
+class PublicKnowledgeDocumentsInsert(TypedDict):
+    audience: Annotated[str, Field(alias="audience")]
+    content_hash: Annotated[str, Field(alias="content_hash")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    embedding_model: NotRequired[Annotated[Optional[str], Field(alias="embedding_model")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    indexed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="indexed_at")]]
+    indexed_hash: NotRequired[Annotated[Optional[str], Field(alias="indexed_hash")]]
+    module: Annotated[str, Field(alias="module")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
+    source_id: Annotated[uuid.UUID, Field(alias="source_id")]
+    source_type: Annotated[str, Field(alias="source_type")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: Annotated[str, Field(alias="title")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    url: NotRequired[Annotated[Optional[str], Field(alias="url")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+
+
+class PublicKnowledgeDocumentsUpdate(TypedDict):
+    audience: NotRequired[Annotated[str, Field(alias="audience")]]
+    content_hash: NotRequired[Annotated[str, Field(alias="content_hash")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    embedding_model: NotRequired[Annotated[Optional[str], Field(alias="embedding_model")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    indexed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="indexed_at")]]
+    indexed_hash: NotRequired[Annotated[Optional[str], Field(alias="indexed_hash")]]
+    module: NotRequired[Annotated[str, Field(alias="module")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
+    source_id: NotRequired[Annotated[uuid.UUID, Field(alias="source_id")]]
+    source_type: NotRequired[Annotated[str, Field(alias="source_type")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    url: NotRequired[Annotated[Optional[str], Field(alias="url")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+
+
+class PublicKnowledgeFiles(BaseModel):
+    audience: str = Field(alias="audience")
+    content_text: str = Field(alias="content_text")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    file_name: str = Field(alias="file_name")
+    id: uuid.UUID = Field(alias="id")
+    module: str = Field(alias="module")
+    org_id: uuid.UUID = Field(alias="org_id")
+    title: str = Field(alias="title")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicKnowledgeFilesInsert(TypedDict):
+    audience: NotRequired[Annotated[str, Field(alias="audience")]]
+    content_text: Annotated[str, Field(alias="content_text")]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    file_name: Annotated[str, Field(alias="file_name")]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: NotRequired[Annotated[str, Field(alias="module")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    title: Annotated[str, Field(alias="title")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicKnowledgeFilesUpdate(TypedDict):
+    audience: NotRequired[Annotated[str, Field(alias="audience")]]
+    content_text: NotRequired[Annotated[str, Field(alias="content_text")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    file_name: NotRequired[Annotated[str, Field(alias="file_name")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: NotRequired[Annotated[str, Field(alias="module")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicKnowledgeQuestions(BaseModel):
+    answer_markdown: str = Field(alias="answer_markdown")
+    audience: str = Field(alias="audience")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    id: uuid.UUID = Field(alias="id")
+    is_active: bool = Field(alias="is_active")
+    org_id: uuid.UUID = Field(alias="org_id")
+    question: str = Field(alias="question")
+    tags: List[str] = Field(alias="tags")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicKnowledgeQuestionsInsert(TypedDict):
+    answer_markdown: Annotated[str, Field(alias="answer_markdown")]
+    audience: NotRequired[Annotated[str, Field(alias="audience")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    question: Annotated[str, Field(alias="question")]
+    tags: NotRequired[Annotated[List[str], Field(alias="tags")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicKnowledgeQuestionsUpdate(TypedDict):
+    answer_markdown: NotRequired[Annotated[str, Field(alias="answer_markdown")]]
+    audience: NotRequired[Annotated[str, Field(alias="audience")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    question: NotRequired[Annotated[str, Field(alias="question")]]
+    tags: NotRequired[Annotated[List[str], Field(alias="tags")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
 class PublicLeadStatusHistory(BaseModel):
     changed_at: datetime.datetime = Field(alias="changed_at")
     changed_by: Optional[uuid.UUID] = Field(alias="changed_by")
@@ -1549,7 +2474,7 @@ class PublicLeads(BaseModel):
     consent_at: Optional[datetime.datetime] = Field(alias="consent_at")
     created_at: datetime.datetime = Field(alias="created_at")
     created_by: Optional[uuid.UUID] = Field(alias="created_by")
-    email: str = Field(alias="email")
+    email: Optional[str] = Field(alias="email")
     id: uuid.UUID = Field(alias="id")
     lost_reason: Optional[str] = Field(alias="lost_reason")
     message: Optional[str] = Field(alias="message")
@@ -1559,6 +2484,7 @@ class PublicLeads(BaseModel):
     owner_id: Optional[uuid.UUID] = Field(alias="owner_id")
     phone: Optional[str] = Field(alias="phone")
     score: int = Field(alias="score")
+    segment: Optional[str] = Field(alias="segment")
     source: str = Field(alias="source")
     source_page: str = Field(alias="source_page")
     status: str = Field(alias="status")
@@ -1571,7 +2497,7 @@ class PublicLeadsInsert(TypedDict):
     consent_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="consent_at")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
-    email: Annotated[str, Field(alias="email")]
+    email: NotRequired[Annotated[Optional[str], Field(alias="email")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     lost_reason: NotRequired[Annotated[Optional[str], Field(alias="lost_reason")]]
     message: NotRequired[Annotated[Optional[str], Field(alias="message")]]
@@ -1581,6 +2507,7 @@ class PublicLeadsInsert(TypedDict):
     owner_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="owner_id")]]
     phone: NotRequired[Annotated[Optional[str], Field(alias="phone")]]
     score: NotRequired[Annotated[int, Field(alias="score")]]
+    segment: NotRequired[Annotated[Optional[str], Field(alias="segment")]]
     source: NotRequired[Annotated[str, Field(alias="source")]]
     source_page: NotRequired[Annotated[str, Field(alias="source_page")]]
     status: NotRequired[Annotated[str, Field(alias="status")]]
@@ -1593,7 +2520,7 @@ class PublicLeadsUpdate(TypedDict):
     consent_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="consent_at")]]
     created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
     created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
-    email: NotRequired[Annotated[str, Field(alias="email")]]
+    email: NotRequired[Annotated[Optional[str], Field(alias="email")]]
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     lost_reason: NotRequired[Annotated[Optional[str], Field(alias="lost_reason")]]
     message: NotRequired[Annotated[Optional[str], Field(alias="message")]]
@@ -1603,6 +2530,7 @@ class PublicLeadsUpdate(TypedDict):
     owner_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="owner_id")]]
     phone: NotRequired[Annotated[Optional[str], Field(alias="phone")]]
     score: NotRequired[Annotated[int, Field(alias="score")]]
+    segment: NotRequired[Annotated[Optional[str], Field(alias="segment")]]
     source: NotRequired[Annotated[str, Field(alias="source")]]
     source_page: NotRequired[Annotated[str, Field(alias="source_page")]]
     status: NotRequired[Annotated[str, Field(alias="status")]]
@@ -2938,6 +3866,60 @@ class PublicSuccessCasesUpdate(TypedDict):
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
 
+class PublicTasks(BaseModel):
+    assignee_id: Optional[uuid.UUID] = Field(alias="assignee_id")
+    completed_at: Optional[datetime.datetime] = Field(alias="completed_at")
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    created_by_agent: Optional[uuid.UUID] = Field(alias="created_by_agent")
+    description: Optional[str] = Field(alias="description")
+    due_on: Optional[datetime.date] = Field(alias="due_on")
+    entity_id: Optional[uuid.UUID] = Field(alias="entity_id")
+    entity_type: Optional[str] = Field(alias="entity_type")
+    id: uuid.UUID = Field(alias="id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    priority: str = Field(alias="priority")
+    status: str = Field(alias="status")
+    title: str = Field(alias="title")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicTasksInsert(TypedDict):
+    assignee_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="assignee_id")]]
+    completed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="completed_at")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    created_by_agent: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by_agent")]]
+    description: NotRequired[Annotated[Optional[str], Field(alias="description")]]
+    due_on: NotRequired[Annotated[Optional[datetime.date], Field(alias="due_on")]]
+    entity_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="entity_id")]]
+    entity_type: NotRequired[Annotated[Optional[str], Field(alias="entity_type")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    priority: NotRequired[Annotated[str, Field(alias="priority")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: Annotated[str, Field(alias="title")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicTasksUpdate(TypedDict):
+    assignee_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="assignee_id")]]
+    completed_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="completed_at")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    created_by_agent: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by_agent")]]
+    description: NotRequired[Annotated[Optional[str], Field(alias="description")]]
+    due_on: NotRequired[Annotated[Optional[datetime.date], Field(alias="due_on")]]
+    entity_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="entity_id")]]
+    entity_type: NotRequired[Annotated[Optional[str], Field(alias="entity_type")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    priority: NotRequired[Annotated[str, Field(alias="priority")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
 class PublicTimeEntries(BaseModel):
     contract_id: uuid.UUID = Field(alias="contract_id")
     created_at: datetime.datetime = Field(alias="created_at")
@@ -3356,6 +4338,297 @@ class PublicWebhookSourcesUpdate(TypedDict):
     token_prefix: NotRequired[Annotated[str, Field(alias="token_prefix")]]
 
 
+class PublicWorkflowReviews(BaseModel):
+    attempt: int = Field(alias="attempt")
+    body: Optional[str] = Field(alias="body")
+    created_at: datetime.datetime = Field(alias="created_at")
+    data: JsonValue = Field(alias="data")
+    decided_at: Optional[datetime.datetime] = Field(alias="decided_at")
+    decided_by: Optional[uuid.UUID] = Field(alias="decided_by")
+    expires_at: Optional[datetime.datetime] = Field(alias="expires_at")
+    id: uuid.UUID = Field(alias="id")
+    module: Optional[str] = Field(alias="module")
+    org_id: uuid.UUID = Field(alias="org_id")
+    person_id: Optional[uuid.UUID] = Field(alias="person_id")
+    reason: Optional[str] = Field(alias="reason")
+    role: Optional[str] = Field(alias="role")
+    run_id: uuid.UUID = Field(alias="run_id")
+    status: str = Field(alias="status")
+    step: int = Field(alias="step")
+    title: str = Field(alias="title")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+
+
+class PublicWorkflowReviewsInsert(TypedDict):
+    attempt: Annotated[int, Field(alias="attempt")]
+    body: NotRequired[Annotated[Optional[str], Field(alias="body")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    data: NotRequired[Annotated[JsonValue, Field(alias="data")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    expires_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="expires_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: NotRequired[Annotated[Optional[str], Field(alias="module")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    person_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="person_id")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    role: NotRequired[Annotated[Optional[str], Field(alias="role")]]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    step: Annotated[int, Field(alias="step")]
+    title: Annotated[str, Field(alias="title")]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicWorkflowReviewsUpdate(TypedDict):
+    attempt: NotRequired[Annotated[int, Field(alias="attempt")]]
+    body: NotRequired[Annotated[Optional[str], Field(alias="body")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    data: NotRequired[Annotated[JsonValue, Field(alias="data")]]
+    decided_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="decided_at")]]
+    decided_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="decided_by")]]
+    expires_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="expires_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    module: NotRequired[Annotated[Optional[str], Field(alias="module")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    person_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="person_id")]]
+    reason: NotRequired[Annotated[Optional[str], Field(alias="reason")]]
+    role: NotRequired[Annotated[Optional[str], Field(alias="role")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    step: NotRequired[Annotated[int, Field(alias="step")]]
+    title: NotRequired[Annotated[str, Field(alias="title")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+
+
+class PublicWorkflowRunSteps(BaseModel):
+    attempt: int = Field(alias="attempt")
+    error: Optional[str] = Field(alias="error")
+    error_key: Optional[str] = Field(alias="error_key")
+    id: uuid.UUID = Field(alias="id")
+    input: JsonValue = Field(alias="input")
+    kind: str = Field(alias="kind")
+    occurred_at: datetime.datetime = Field(alias="occurred_at")
+    org_id: uuid.UUID = Field(alias="org_id")
+    output: Optional[JsonValue] = Field(alias="output")
+    run_id: uuid.UUID = Field(alias="run_id")
+    status: str = Field(alias="status")
+    step: int = Field(alias="step")
+    step_id: str = Field(alias="step_id")
+
+
+class PublicWorkflowRunStepsInsert(TypedDict):
+    attempt: Annotated[int, Field(alias="attempt")]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    input: Annotated[JsonValue, Field(alias="input")]
+    kind: Annotated[str, Field(alias="kind")]
+    occurred_at: NotRequired[Annotated[datetime.datetime, Field(alias="occurred_at")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    run_id: Annotated[uuid.UUID, Field(alias="run_id")]
+    status: Annotated[str, Field(alias="status")]
+    step: Annotated[int, Field(alias="step")]
+    step_id: Annotated[str, Field(alias="step_id")]
+
+
+class PublicWorkflowRunStepsUpdate(TypedDict):
+    attempt: NotRequired[Annotated[int, Field(alias="attempt")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    input: NotRequired[Annotated[JsonValue, Field(alias="input")]]
+    kind: NotRequired[Annotated[str, Field(alias="kind")]]
+    occurred_at: NotRequired[Annotated[datetime.datetime, Field(alias="occurred_at")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    output: NotRequired[Annotated[Optional[JsonValue], Field(alias="output")]]
+    run_id: NotRequired[Annotated[uuid.UUID, Field(alias="run_id")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    step: NotRequired[Annotated[int, Field(alias="step")]]
+    step_id: NotRequired[Annotated[str, Field(alias="step_id")]]
+
+
+class PublicWorkflowRuns(BaseModel):
+    agent_run_id: Optional[uuid.UUID] = Field(alias="agent_run_id")
+    attempt: int = Field(alias="attempt")
+    created_at: datetime.datetime = Field(alias="created_at")
+    depth: int = Field(alias="depth")
+    due_at: Optional[datetime.datetime] = Field(alias="due_at")
+    error: Optional[str] = Field(alias="error")
+    error_key: Optional[str] = Field(alias="error_key")
+    event_id: Optional[uuid.UUID] = Field(alias="event_id")
+    event_occurred_at: Optional[datetime.datetime] = Field(alias="event_occurred_at")
+    finished_at: Optional[datetime.datetime] = Field(alias="finished_at")
+    id: uuid.UUID = Field(alias="id")
+    org_id: uuid.UUID = Field(alias="org_id")
+    scheduled_at: Optional[datetime.datetime] = Field(alias="scheduled_at")
+    started_at: Optional[datetime.datetime] = Field(alias="started_at")
+    status: str = Field(alias="status")
+    step: int = Field(alias="step")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    version: int = Field(alias="version")
+    workflow_id: uuid.UUID = Field(alias="workflow_id")
+
+
+class PublicWorkflowRunsInsert(TypedDict):
+    agent_run_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_run_id")]]
+    attempt: NotRequired[Annotated[int, Field(alias="attempt")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    depth: NotRequired[Annotated[int, Field(alias="depth")]]
+    due_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="due_at")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    event_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="event_id")]]
+    event_occurred_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="event_occurred_at")]
+    ]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    scheduled_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="scheduled_at")]]
+    started_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    step: NotRequired[Annotated[int, Field(alias="step")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    version: Annotated[int, Field(alias="version")]
+    workflow_id: Annotated[uuid.UUID, Field(alias="workflow_id")]
+
+
+class PublicWorkflowRunsUpdate(TypedDict):
+    agent_run_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="agent_run_id")]]
+    attempt: NotRequired[Annotated[int, Field(alias="attempt")]]
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    depth: NotRequired[Annotated[int, Field(alias="depth")]]
+    due_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="due_at")]]
+    error: NotRequired[Annotated[Optional[str], Field(alias="error")]]
+    error_key: NotRequired[Annotated[Optional[str], Field(alias="error_key")]]
+    event_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="event_id")]]
+    event_occurred_at: NotRequired[
+        Annotated[Optional[datetime.datetime], Field(alias="event_occurred_at")]
+    ]
+    finished_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="finished_at")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    scheduled_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="scheduled_at")]]
+    started_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="started_at")]]
+    status: NotRequired[Annotated[str, Field(alias="status")]]
+    step: NotRequired[Annotated[int, Field(alias="step")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+    workflow_id: NotRequired[Annotated[uuid.UUID, Field(alias="workflow_id")]]
+
+
+class PublicWorkflowVersions(BaseModel):
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    definition: JsonValue = Field(alias="definition")
+    org_id: uuid.UUID = Field(alias="org_id")
+    version: int = Field(alias="version")
+    workflow_id: uuid.UUID = Field(alias="workflow_id")
+
+
+class PublicWorkflowVersionsInsert(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    definition: Annotated[JsonValue, Field(alias="definition")]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    version: Annotated[int, Field(alias="version")]
+    workflow_id: Annotated[uuid.UUID, Field(alias="workflow_id")]
+
+
+class PublicWorkflowVersionsUpdate(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    definition: NotRequired[Annotated[JsonValue, Field(alias="definition")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+    workflow_id: NotRequired[Annotated[uuid.UUID, Field(alias="workflow_id")]]
+
+
+class PublicWorkflows(BaseModel):
+    created_at: datetime.datetime = Field(alias="created_at")
+    created_by: Optional[uuid.UUID] = Field(alias="created_by")
+    definition: JsonValue = Field(alias="definition")
+    failures_in_row: int = Field(alias="failures_in_row")
+    id: uuid.UUID = Field(alias="id")
+    is_active: bool = Field(alias="is_active")
+    key: str = Field(alias="key")
+    name: str = Field(alias="name")
+    next_due_at: Optional[datetime.datetime] = Field(alias="next_due_at")
+    org_id: uuid.UUID = Field(alias="org_id")
+    owner_id: Optional[uuid.UUID] = Field(alias="owner_id")
+    paused_reason: Optional[str] = Field(alias="paused_reason")
+    runs_per_hour: int = Field(alias="runs_per_hour")
+    updated_at: datetime.datetime = Field(alias="updated_at")
+    version: int = Field(alias="version")
+
+
+class PublicWorkflowsInsert(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    definition: Annotated[JsonValue, Field(alias="definition")]
+    failures_in_row: NotRequired[Annotated[int, Field(alias="failures_in_row")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    key: Annotated[str, Field(alias="key")]
+    name: Annotated[str, Field(alias="name")]
+    next_due_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_due_at")]]
+    org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    owner_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="owner_id")]]
+    paused_reason: NotRequired[Annotated[Optional[str], Field(alias="paused_reason")]]
+    runs_per_hour: NotRequired[Annotated[int, Field(alias="runs_per_hour")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+
+
+class PublicWorkflowsUpdate(TypedDict):
+    created_at: NotRequired[Annotated[datetime.datetime, Field(alias="created_at")]]
+    created_by: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="created_by")]]
+    definition: NotRequired[Annotated[JsonValue, Field(alias="definition")]]
+    failures_in_row: NotRequired[Annotated[int, Field(alias="failures_in_row")]]
+    id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
+    is_active: NotRequired[Annotated[bool, Field(alias="is_active")]]
+    key: NotRequired[Annotated[str, Field(alias="key")]]
+    name: NotRequired[Annotated[str, Field(alias="name")]]
+    next_due_at: NotRequired[Annotated[Optional[datetime.datetime], Field(alias="next_due_at")]]
+    org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    owner_id: NotRequired[Annotated[Optional[uuid.UUID], Field(alias="owner_id")]]
+    paused_reason: NotRequired[Annotated[Optional[str], Field(alias="paused_reason")]]
+    runs_per_hour: NotRequired[Annotated[int, Field(alias="runs_per_hour")]]
+    updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
+    version: NotRequired[Annotated[int, Field(alias="version")]]
+
+
+class PublicAiBudgetStatus(BaseModel):
+    agent_id: Optional[uuid.UUID] = Field(alias="agent_id")
+    alert_pct: int = Field(alias="alert_pct")
+    budget_id: uuid.UUID = Field(alias="budget_id")
+    limit_brl: float = Field(alias="limit_brl")
+    org_id: uuid.UUID = Field(alias="org_id")
+    period: str = Field(alias="period")
+    reserved_brl: Optional[float] = Field(alias="reserved_brl")
+    spent_brl: Optional[float] = Field(alias="spent_brl")
+    starts_on: Optional[datetime.date] = Field(alias="starts_on")
+    used_pct: Optional[float] = Field(alias="used_pct")
+
+
+class PublicAiUsage(BaseModel):
+    agent_id: Optional[uuid.UUID] = Field(alias="agent_id")
+    cached_tokens: Optional[int] = Field(alias="cached_tokens")
+    calls: Optional[int] = Field(alias="calls")
+    completion_tokens: Optional[int] = Field(alias="completion_tokens")
+    cost_brl: Optional[float] = Field(alias="cost_brl")
+    cost_usd: Optional[float] = Field(alias="cost_usd")
+    failed: Optional[int] = Field(alias="failed")
+    latency_ms: Optional[float] = Field(alias="latency_ms")
+    model: Optional[str] = Field(alias="model")
+    org_id: uuid.UUID = Field(alias="org_id")
+    prompt_tokens: Optional[int] = Field(alias="prompt_tokens")
+    purpose: str = Field(alias="purpose")
+    used_on: datetime.date = Field(alias="used_on")
+
+
 class PublicBcbSeriesStatus(BaseModel):
     buy: Optional[float] = Field(alias="buy")
     frequency: str = Field(alias="frequency")
@@ -3405,7 +4678,7 @@ class PublicInboundLeads(BaseModel):
     consent_at: Optional[datetime.datetime] = Field(alias="consent_at")
     created_at: datetime.datetime = Field(alias="created_at")
     created_by: Optional[uuid.UUID] = Field(alias="created_by")
-    email: str = Field(alias="email")
+    email: Optional[str] = Field(alias="email")
     id: uuid.UUID = Field(alias="id")
     lost_reason: Optional[str] = Field(alias="lost_reason")
     message: Optional[str] = Field(alias="message")

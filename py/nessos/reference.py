@@ -152,9 +152,10 @@ def python_models(url: str) -> str:
         Python, formatted.
     """
     text = _generated_types(url, "python").replace(
-        # The CLI names the type of transaction ids without defining it; JSON carries them as text.
+        # The CLI names some types of Postgres without defining them; JSON carries them as text.
         "JsonValue\n",
-        "JsonValue\n\nPgCatalogXid8: TypeAlias = str\n",
+        "JsonValue\n\nPgCatalogXid8: TypeAlias = str\n\nPgCatalogTsvector: TypeAlias = str\n\n"
+        "ExtensionsHalfvec: TypeAlias = str\n",
         1,
     )
     return subprocess.run(

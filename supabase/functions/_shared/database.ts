@@ -6,6 +6,784 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   "public": {
     Tables: {
+      "agent_approvals": {
+        Row: {
+          "agent_id": string;
+          "arguments": NonNullable<Json>;
+          "call_index": number;
+          "cause": string;
+          "created_at": string;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "decision_reason": string | null;
+          "expires_at": string;
+          "id": string;
+          "module": string;
+          "org_id": string;
+          "requested_by": string | null;
+          "run_id": string;
+          "status": string;
+          "tool": string;
+          "turn": number;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id": string;
+          "arguments": NonNullable<Json>;
+          "call_index": number;
+          "cause": string;
+          "created_at"?: string;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "decision_reason"?: string | null;
+          "expires_at": string;
+          "id"?: string;
+          "module": string;
+          "org_id": string;
+          "requested_by"?: string | null;
+          "run_id": string;
+          "status"?: string;
+          "tool": string;
+          "turn": number;
+          "updated_at"?: string;
+        };
+        Update: {
+          "agent_id"?: string;
+          "arguments"?: NonNullable<Json>;
+          "call_index"?: number;
+          "cause"?: string;
+          "created_at"?: string;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "decision_reason"?: string | null;
+          "expires_at"?: string;
+          "id"?: string;
+          "module"?: string;
+          "org_id"?: string;
+          "requested_by"?: string | null;
+          "run_id"?: string;
+          "status"?: string;
+          "tool"?: string;
+          "turn"?: number;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agent_approvals_org_id_agent_id_fkey";
+            columns: ["org_id", "agent_id"];
+            isOneToOne: false;
+            referencedRelation: "agents";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "agent_approvals_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "agent_approvals_org_id_run_id_fkey";
+            columns: ["org_id", "run_id"];
+            isOneToOne: false;
+            referencedRelation: "agent_runs";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "agent_runs": {
+        Row: {
+          "agent_id": string;
+          "answer": string | null;
+          "causation_id": string | null;
+          "completion_tokens": number;
+          "contact": Json | null;
+          "cost_brl": number;
+          "created_at": string;
+          "created_by": string | null;
+          "detail": string | null;
+          "finished_at": string | null;
+          "id": string;
+          "idempotency_key": string | null;
+          "input": NonNullable<Json>;
+          "org_id": string;
+          "output": Json | null;
+          "prompt_tokens": number;
+          "reason": string | null;
+          "started_at": string | null;
+          "status": string;
+          "turns": number;
+          "updated_at": string;
+          "worked_ms": number;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id": string;
+          "answer"?: string | null;
+          "causation_id"?: string | null;
+          "completion_tokens"?: number;
+          "contact"?: Json | null;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "detail"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "input": NonNullable<Json>;
+          "org_id": string;
+          "output"?: Json | null;
+          "prompt_tokens"?: number;
+          "reason"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string;
+          "turns"?: number;
+          "updated_at"?: string;
+          "worked_ms"?: number;
+        };
+        Update: {
+          "agent_id"?: string;
+          "answer"?: string | null;
+          "causation_id"?: string | null;
+          "completion_tokens"?: number;
+          "contact"?: Json | null;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "detail"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "input"?: NonNullable<Json>;
+          "org_id"?: string;
+          "output"?: Json | null;
+          "prompt_tokens"?: number;
+          "reason"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string;
+          "turns"?: number;
+          "updated_at"?: string;
+          "worked_ms"?: number;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agent_runs_org_id_agent_id_fkey";
+            columns: ["org_id", "agent_id"];
+            isOneToOne: false;
+            referencedRelation: "agents";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "agent_runs_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "agent_steps": {
+        Row: {
+          "agent_id": string;
+          "ai_call_id": string | null;
+          "arguments": Json | null;
+          "call_index": number | null;
+          "completion_tokens": number;
+          "content": string | null;
+          "cost_brl": number;
+          "created_at": string;
+          "duration_ms": number;
+          "finish": string | null;
+          "id": string;
+          "kind": string;
+          "model": string | null;
+          "ordinal": number;
+          "org_id": string;
+          "outcome": string | null;
+          "prompt_tokens": number;
+          "run_id": string;
+          "tool": string | null;
+          "tool_calls": NonNullable<Json>;
+          "turn": number | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id": string;
+          "ai_call_id"?: string | null;
+          "arguments"?: Json | null;
+          "call_index"?: number | null;
+          "completion_tokens"?: number;
+          "content"?: string | null;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "duration_ms"?: number;
+          "finish"?: string | null;
+          "id"?: string;
+          "kind": string;
+          "model"?: string | null;
+          "ordinal": number;
+          "org_id": string;
+          "outcome"?: string | null;
+          "prompt_tokens"?: number;
+          "run_id": string;
+          "tool"?: string | null;
+          "tool_calls"?: NonNullable<Json>;
+          "turn"?: number | null;
+        };
+        Update: {
+          "agent_id"?: string;
+          "ai_call_id"?: string | null;
+          "arguments"?: Json | null;
+          "call_index"?: number | null;
+          "completion_tokens"?: number;
+          "content"?: string | null;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "duration_ms"?: number;
+          "finish"?: string | null;
+          "id"?: string;
+          "kind"?: string;
+          "model"?: string | null;
+          "ordinal"?: number;
+          "org_id"?: string;
+          "outcome"?: string | null;
+          "prompt_tokens"?: number;
+          "run_id"?: string;
+          "tool"?: string | null;
+          "tool_calls"?: NonNullable<Json>;
+          "turn"?: number | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agent_steps_org_id_agent_id_fkey";
+            columns: ["org_id", "agent_id"];
+            isOneToOne: false;
+            referencedRelation: "agents";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "agent_steps_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "agent_steps_org_id_run_id_fkey";
+            columns: ["org_id", "run_id"];
+            isOneToOne: false;
+            referencedRelation: "agent_runs";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "agent_suggestions": {
+        Row: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "draft_id"?: string | null;
+          "draft_type"?: string | null;
+          "dropped"?: (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id"?: string;
+          "is_template"?: boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output"?: Json | null;
+          "reason"?: string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope"?: never;
+          "status"?: string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "draft_id"?: string | null;
+          "draft_type"?: string | null;
+          "dropped"?: (string)[];
+          "entity_id"?: string;
+          "entity_type"?: string;
+          "id"?: string;
+          "is_template"?: boolean;
+          "kind"?: string;
+          "module"?: string;
+          "org_id"?: string;
+          "output"?: Json | null;
+          "reason"?: string | null;
+          "request"?: NonNullable<Json>;
+          "run_id"?: string;
+          "scope"?: never;
+          "status"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agent_suggestions_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "agent_suggestions_org_id_run_id_fkey";
+            columns: ["org_id", "run_id"];
+            isOneToOne: true;
+            referencedRelation: "agent_runs";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "agent_tool_grants": {
+        Row: {
+          "agent_id": string | null;
+          "created_at": string;
+          "created_by": string | null;
+          "daily_limit": number | null;
+          "id": string;
+          "kind": string | null;
+          "mode": string;
+          "org_id": string;
+          "threshold_amount": number | null;
+          "threshold_argument": string | null;
+          "tool": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id"?: string | null;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "daily_limit"?: number | null;
+          "id"?: string;
+          "kind"?: string | null;
+          "mode": string;
+          "org_id": string;
+          "threshold_amount"?: number | null;
+          "threshold_argument"?: string | null;
+          "tool": string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "agent_id"?: string | null;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "daily_limit"?: number | null;
+          "id"?: string;
+          "kind"?: string | null;
+          "mode"?: string;
+          "org_id"?: string;
+          "threshold_amount"?: number | null;
+          "threshold_argument"?: string | null;
+          "tool"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agent_tool_grants_org_id_agent_id_fkey";
+            columns: ["org_id", "agent_id"];
+            isOneToOne: false;
+            referencedRelation: "agents";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "agent_tool_grants_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "agents": {
+        Row: {
+          "autonomy": string;
+          "config": NonNullable<Json>;
+          "created_at": string;
+          "created_by": string | null;
+          "daily_token_limit": number;
+          "id": string;
+          "instructions": string | null;
+          "is_active": boolean;
+          "key": string;
+          "kind": string;
+          "max_turns": number;
+          "name": string;
+          "org_id": string;
+          "parent_id": string | null;
+          "purpose": string | null;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "autonomy": string;
+          "config"?: NonNullable<Json>;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "daily_token_limit"?: number;
+          "id"?: string;
+          "instructions"?: string | null;
+          "is_active"?: boolean;
+          "key": string;
+          "kind": string;
+          "max_turns": number;
+          "name": string;
+          "org_id": string;
+          "parent_id"?: string | null;
+          "purpose"?: string | null;
+          "updated_at"?: string;
+        };
+        Update: {
+          "autonomy"?: string;
+          "config"?: NonNullable<Json>;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "daily_token_limit"?: number;
+          "id"?: string;
+          "instructions"?: string | null;
+          "is_active"?: boolean;
+          "key"?: string;
+          "kind"?: string;
+          "max_turns"?: number;
+          "name"?: string;
+          "org_id"?: string;
+          "parent_id"?: string | null;
+          "purpose"?: string | null;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "agents_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "agents_org_id_parent_id_fkey";
+            columns: ["org_id", "parent_id"];
+            isOneToOne: false;
+            referencedRelation: "agents";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "ai_budget_periods": {
+        Row: {
+          "budget_id": string;
+          "day_on": string;
+          "day_spent_brl": number;
+          "org_id": string;
+          "reserved_brl": number;
+          "spent_brl": number;
+          "starts_on": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "budget_id": string;
+          "day_on": string;
+          "day_spent_brl"?: number;
+          "org_id": string;
+          "reserved_brl"?: number;
+          "spent_brl"?: number;
+          "starts_on": string;
+        };
+        Update: {
+          "budget_id"?: string;
+          "day_on"?: string;
+          "day_spent_brl"?: number;
+          "org_id"?: string;
+          "reserved_brl"?: number;
+          "spent_brl"?: number;
+          "starts_on"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "ai_budget_periods_org_id_budget_id_fkey";
+            columns: ["org_id", "budget_id"];
+            isOneToOne: false;
+            referencedRelation: "ai_budget_status";
+            referencedColumns: ["org_id", "budget_id"];
+          },
+          {
+            foreignKeyName: "ai_budget_periods_org_id_budget_id_fkey";
+            columns: ["org_id", "budget_id"];
+            isOneToOne: false;
+            referencedRelation: "ai_budgets";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "ai_budgets": {
+        Row: {
+          "agent_id": string | null;
+          "alert_pct": number;
+          "created_at": string;
+          "created_by": string | null;
+          "id": string;
+          "limit_brl": number;
+          "org_id": string;
+          "period": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id"?: string | null;
+          "alert_pct"?: number;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "limit_brl": number;
+          "org_id": string;
+          "period": string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "agent_id"?: string | null;
+          "alert_pct"?: number;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "limit_brl"?: number;
+          "org_id"?: string;
+          "period"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "ai_budgets_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "ai_calls": {
+        Row: {
+          "agent_id": string | null;
+          "cached_tokens": number;
+          "charged_on": string;
+          "completion_tokens": number;
+          "cost_brl": number;
+          "cost_usd": number;
+          "created_at": string;
+          "error": string | null;
+          "expires_at": string;
+          "id": string;
+          "idempotency_key": string | null;
+          "input": Json | null;
+          "is_estimated": boolean;
+          "latency_ms": number | null;
+          "model": string;
+          "org_id": string;
+          "output": Json | null;
+          "prompt_estimate": number;
+          "prompt_tokens": number;
+          "provider": string;
+          "ptax": number | null;
+          "purpose": string;
+          "request_id": string | null;
+          "reserved_brl": number;
+          "served_model": string | null;
+          "settled_at": string | null;
+          "status": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_id"?: string | null;
+          "cached_tokens"?: number;
+          "charged_on": string;
+          "completion_tokens"?: number;
+          "cost_brl"?: number;
+          "cost_usd"?: number;
+          "created_at"?: string;
+          "error"?: string | null;
+          "expires_at": string;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "input"?: Json | null;
+          "is_estimated"?: boolean;
+          "latency_ms"?: number | null;
+          "model": string;
+          "org_id": string;
+          "output"?: Json | null;
+          "prompt_estimate": number;
+          "prompt_tokens"?: number;
+          "provider": string;
+          "ptax"?: number | null;
+          "purpose": string;
+          "request_id"?: string | null;
+          "reserved_brl"?: number;
+          "served_model"?: string | null;
+          "settled_at"?: string | null;
+          "status"?: string;
+        };
+        Update: {
+          "agent_id"?: string | null;
+          "cached_tokens"?: number;
+          "charged_on"?: string;
+          "completion_tokens"?: number;
+          "cost_brl"?: number;
+          "cost_usd"?: number;
+          "created_at"?: string;
+          "error"?: string | null;
+          "expires_at"?: string;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "input"?: Json | null;
+          "is_estimated"?: boolean;
+          "latency_ms"?: number | null;
+          "model"?: string;
+          "org_id"?: string;
+          "output"?: Json | null;
+          "prompt_estimate"?: number;
+          "prompt_tokens"?: number;
+          "provider"?: string;
+          "ptax"?: number | null;
+          "purpose"?: string;
+          "request_id"?: string | null;
+          "reserved_brl"?: number;
+          "served_model"?: string | null;
+          "settled_at"?: string | null;
+          "status"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "ai_calls_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "ai_model_prices": {
+        Row: {
+          "above_tokens": number;
+          "cached_usd": number | null;
+          "input_usd": number;
+          "model": string;
+          "output_usd": number;
+          "valid_from": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "above_tokens"?: number;
+          "cached_usd"?: number | null;
+          "input_usd": number;
+          "model": string;
+          "output_usd": number;
+          "valid_from": string;
+        };
+        Update: {
+          "above_tokens"?: number;
+          "cached_usd"?: number | null;
+          "input_usd"?: number;
+          "model"?: string;
+          "output_usd"?: number;
+          "valid_from"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "ai_model_prices_model_fkey";
+            columns: ["model"];
+            isOneToOne: false;
+            referencedRelation: "ai_models";
+            referencedColumns: ["model"];
+          },
+        ];
+      };
+      "ai_models": {
+        Row: {
+          "context_tokens": number;
+          "dimensions": number | null;
+          "has_temperature": boolean;
+          "kind": string;
+          "model": string;
+          "provider": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "context_tokens": number;
+          "dimensions"?: number | null;
+          "has_temperature"?: boolean;
+          "kind": string;
+          "model": string;
+          "provider": string;
+        };
+        Update: {
+          "context_tokens"?: number;
+          "dimensions"?: number | null;
+          "has_temperature"?: boolean;
+          "kind"?: string;
+          "model"?: string;
+          "provider"?: string;
+        };
+        Relationships: [];
+      };
+      "ai_routes": {
+        Row: {
+          "model": string;
+          "ordinal": number;
+          "purpose": string;
+          "temperature": number | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "model": string;
+          "ordinal": number;
+          "purpose": string;
+          "temperature"?: number | null;
+        };
+        Update: {
+          "model"?: string;
+          "ordinal"?: number;
+          "purpose"?: string;
+          "temperature"?: number | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "ai_routes_model_fkey";
+            columns: ["model"];
+            isOneToOne: false;
+            referencedRelation: "ai_models";
+            referencedColumns: ["model"];
+          },
+        ];
+      };
       "api_keys": {
         Row: {
           "created_at": string;
@@ -386,6 +1164,170 @@ export type Database = {
             columns: ["org_id"];
             isOneToOne: false;
             referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "chat_messages": {
+        Row: {
+          "attempts": number;
+          "citations": NonNullable<Json>;
+          "completion_tokens": number;
+          "content": string;
+          "cost_brl": number;
+          "created_at": string;
+          "finished_at": string | null;
+          "first_text_at": string | null;
+          "id": string;
+          "idempotency_key": string | null;
+          "kind": string | null;
+          "latency_ms": number | null;
+          "model": string | null;
+          "org_id": string;
+          "position": number;
+          "prompt_tokens": number;
+          "role": string;
+          "session_id": string;
+          "status": string;
+          "updated_at": string;
+          "user_id": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempts"?: number;
+          "citations"?: NonNullable<Json>;
+          "completion_tokens"?: number;
+          "content"?: string;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "finished_at"?: string | null;
+          "first_text_at"?: string | null;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "kind"?: string | null;
+          "latency_ms"?: number | null;
+          "model"?: string | null;
+          "org_id": string;
+          "position": number;
+          "prompt_tokens"?: number;
+          "role": string;
+          "session_id": string;
+          "status"?: string;
+          "updated_at"?: string;
+          "user_id"?: string | null;
+        };
+        Update: {
+          "attempts"?: number;
+          "citations"?: NonNullable<Json>;
+          "completion_tokens"?: number;
+          "content"?: string;
+          "cost_brl"?: number;
+          "created_at"?: string;
+          "finished_at"?: string | null;
+          "first_text_at"?: string | null;
+          "id"?: string;
+          "idempotency_key"?: string | null;
+          "kind"?: string | null;
+          "latency_ms"?: number | null;
+          "model"?: string | null;
+          "org_id"?: string;
+          "position"?: number;
+          "prompt_tokens"?: number;
+          "role"?: string;
+          "session_id"?: string;
+          "status"?: string;
+          "updated_at"?: string;
+          "user_id"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "chat_messages_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "chat_messages_org_id_session_id_fkey";
+            columns: ["org_id", "session_id"];
+            isOneToOne: false;
+            referencedRelation: "chat_sessions";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "chat_messages_user_id_fkey";
+            columns: ["user_id"];
+            isOneToOne: false;
+            referencedRelation: "profiles";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "chat_sessions": {
+        Row: {
+          "channel": string;
+          "created_at": string;
+          "id": string;
+          "last_message_at": string;
+          "lead_id": string | null;
+          "org_id": string;
+          "status": string;
+          "title": string;
+          "token_hash": string | null;
+          "user_id": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "channel": string;
+          "created_at"?: string;
+          "id"?: string;
+          "last_message_at"?: string;
+          "lead_id"?: string | null;
+          "org_id": string;
+          "status"?: string;
+          "title": string;
+          "token_hash"?: string | null;
+          "user_id"?: string | null;
+        };
+        Update: {
+          "channel"?: string;
+          "created_at"?: string;
+          "id"?: string;
+          "last_message_at"?: string;
+          "lead_id"?: string | null;
+          "org_id"?: string;
+          "status"?: string;
+          "title"?: string;
+          "token_hash"?: string | null;
+          "user_id"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "chat_sessions_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "chat_sessions_org_id_lead_id_fkey";
+            columns: ["org_id", "lead_id"];
+            isOneToOne: false;
+            referencedRelation: "inbound_leads";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "chat_sessions_org_id_lead_id_fkey";
+            columns: ["org_id", "lead_id"];
+            isOneToOne: false;
+            referencedRelation: "leads";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "chat_sessions_user_id_fkey";
+            columns: ["user_id"];
+            isOneToOne: false;
+            referencedRelation: "profiles";
             referencedColumns: ["id"];
           },
         ];
@@ -846,38 +1788,41 @@ export type Database = {
       };
       "contract_risk_analyses": {
         Row: {
-          "contract_id": string;
+          "contract_id": string | null;
           "created_at": string;
           "created_by": string | null;
           "doc_id": string | null;
           "id": string;
           "org_id": string;
           "score": number;
+          "status": string;
           "summary": string;
           "updated_at": string;
           "verdict": string;
         };
         ComputedFields: never;
         Insert: {
-          "contract_id": string;
+          "contract_id"?: string | null;
           "created_at"?: string;
           "created_by"?: string | null;
           "doc_id"?: string | null;
           "id"?: string;
           "org_id": string;
           "score": number;
+          "status"?: string;
           "summary"?: string;
           "updated_at"?: string;
           "verdict"?: never;
         };
         Update: {
-          "contract_id"?: string;
+          "contract_id"?: string | null;
           "created_at"?: string;
           "created_by"?: string | null;
           "doc_id"?: string | null;
           "id"?: string;
           "org_id"?: string;
           "score"?: number;
+          "status"?: string;
           "summary"?: string;
           "updated_at"?: string;
           "verdict"?: never;
@@ -913,6 +1858,7 @@ export type Database = {
           "created_at": string;
           "created_by": string | null;
           "excerpt": string;
+          "explanation": string | null;
           "id": string;
           "org_id": string;
           "severity": string;
@@ -926,6 +1872,7 @@ export type Database = {
           "created_at"?: string;
           "created_by"?: string | null;
           "excerpt": string;
+          "explanation"?: string | null;
           "id"?: string;
           "org_id": string;
           "severity": string;
@@ -938,6 +1885,7 @@ export type Database = {
           "created_at"?: string;
           "created_by"?: string | null;
           "excerpt"?: string;
+          "explanation"?: string | null;
           "id"?: string;
           "org_id"?: string;
           "severity"?: string;
@@ -1508,6 +2456,7 @@ export type Database = {
           "org_id": string;
           "pattern": string;
           "updated_at": string;
+          "workflow_id": string | null;
         };
         ComputedFields: never;
         Insert: {
@@ -1522,6 +2471,7 @@ export type Database = {
           "org_id": string;
           "pattern": string;
           "updated_at"?: string;
+          "workflow_id"?: string | null;
         };
         Update: {
           "config"?: NonNullable<Json>;
@@ -1535,6 +2485,7 @@ export type Database = {
           "org_id"?: string;
           "pattern"?: string;
           "updated_at"?: string;
+          "workflow_id"?: string | null;
         };
         Relationships: [
           {
@@ -1550,6 +2501,13 @@ export type Database = {
             isOneToOne: false;
             referencedRelation: "organizations";
             referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "event_subscriptions_workflow_id_fkey";
+            columns: ["org_id", "workflow_id"];
+            isOneToOne: false;
+            referencedRelation: "workflows";
+            referencedColumns: ["org_id", "id"];
           },
         ];
       };
@@ -1961,6 +2919,235 @@ export type Database = {
           },
         ];
       };
+      "knowledge_chunks": {
+        Row: {
+          "content": string;
+          "document_id": string;
+          "embedding": unknown;
+          "end_char": number;
+          "heading_path": string;
+          "id": string;
+          "ordinal": number;
+          "org_id": string;
+          "scope": string;
+          "start_char": number;
+          "tsv": unknown;
+          "version": number;
+        };
+        ComputedFields: never;
+        Insert: {
+          "content": string;
+          "document_id": string;
+          "embedding"?: unknown;
+          "end_char": number;
+          "heading_path"?: string;
+          "id"?: string;
+          "ordinal": number;
+          "org_id": string;
+          "scope": string;
+          "start_char": number;
+          "tsv": unknown;
+          "version": number;
+        };
+        Update: {
+          "content"?: string;
+          "document_id"?: string;
+          "embedding"?: unknown;
+          "end_char"?: number;
+          "heading_path"?: string;
+          "id"?: string;
+          "ordinal"?: number;
+          "org_id"?: string;
+          "scope"?: string;
+          "start_char"?: number;
+          "tsv"?: unknown;
+          "version"?: number;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "knowledge_chunks_org_id_document_id_fkey";
+            columns: ["org_id", "document_id"];
+            isOneToOne: false;
+            referencedRelation: "knowledge_documents";
+            referencedColumns: ["org_id", "id"];
+          },
+          {
+            foreignKeyName: "knowledge_chunks_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "knowledge_documents": {
+        Row: {
+          "audience": string;
+          "content_hash": string;
+          "created_at": string;
+          "embedding_model": string | null;
+          "error": string | null;
+          "id": string;
+          "indexed_at": string | null;
+          "indexed_hash": string | null;
+          "module": string;
+          "org_id": string;
+          "scope": string;
+          "source_id": string;
+          "source_type": string;
+          "status": string;
+          "title": string;
+          "updated_at": string;
+          "url": string | null;
+          "version": number;
+        };
+        ComputedFields: never;
+        Insert: {
+          "audience": string;
+          "content_hash": string;
+          "created_at"?: string;
+          "embedding_model"?: string | null;
+          "error"?: string | null;
+          "id"?: string;
+          "indexed_at"?: string | null;
+          "indexed_hash"?: string | null;
+          "module": string;
+          "org_id": string;
+          "scope"?: never;
+          "source_id": string;
+          "source_type": string;
+          "status"?: string;
+          "title": string;
+          "updated_at"?: string;
+          "url"?: string | null;
+          "version"?: number;
+        };
+        Update: {
+          "audience"?: string;
+          "content_hash"?: string;
+          "created_at"?: string;
+          "embedding_model"?: string | null;
+          "error"?: string | null;
+          "id"?: string;
+          "indexed_at"?: string | null;
+          "indexed_hash"?: string | null;
+          "module"?: string;
+          "org_id"?: string;
+          "scope"?: never;
+          "source_id"?: string;
+          "source_type"?: string;
+          "status"?: string;
+          "title"?: string;
+          "updated_at"?: string;
+          "url"?: string | null;
+          "version"?: number;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "knowledge_documents_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "knowledge_files": {
+        Row: {
+          "audience": string;
+          "content_text": string;
+          "created_at": string;
+          "created_by": string | null;
+          "file_name": string;
+          "id": string;
+          "module": string;
+          "org_id": string;
+          "title": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "audience"?: string;
+          "content_text": string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "file_name": string;
+          "id"?: string;
+          "module"?: string;
+          "org_id": string;
+          "title": string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "audience"?: string;
+          "content_text"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "file_name"?: string;
+          "id"?: string;
+          "module"?: string;
+          "org_id"?: string;
+          "title"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "knowledge_files_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "knowledge_questions": {
+        Row: {
+          "answer_markdown": string;
+          "audience": string;
+          "created_at": string;
+          "created_by": string | null;
+          "id": string;
+          "is_active": boolean;
+          "org_id": string;
+          "question": string;
+          "tags": (string)[];
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "answer_markdown": string;
+          "audience"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "is_active"?: boolean;
+          "org_id": string;
+          "question": string;
+          "tags"?: (string)[];
+          "updated_at"?: string;
+        };
+        Update: {
+          "answer_markdown"?: string;
+          "audience"?: string;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "id"?: string;
+          "is_active"?: boolean;
+          "org_id"?: string;
+          "question"?: string;
+          "tags"?: (string)[];
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "knowledge_questions_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
       "lead_status_history": {
         Row: {
           "changed_at": string;
@@ -2014,7 +3201,7 @@ export type Database = {
           "consent_at": string | null;
           "created_at": string;
           "created_by": string | null;
-          "email": string;
+          "email": string | null;
           "id": string;
           "lost_reason": string | null;
           "message": string | null;
@@ -2024,6 +3211,7 @@ export type Database = {
           "owner_id": string | null;
           "phone": string | null;
           "score": number;
+          "segment": string | null;
           "source": string;
           "source_page": string;
           "status": string;
@@ -2036,7 +3224,7 @@ export type Database = {
           "consent_at"?: string | null;
           "created_at"?: string;
           "created_by"?: string | null;
-          "email": string;
+          "email"?: string | null;
           "id"?: string;
           "lost_reason"?: string | null;
           "message"?: string | null;
@@ -2046,6 +3234,7 @@ export type Database = {
           "owner_id"?: string | null;
           "phone"?: string | null;
           "score"?: number;
+          "segment"?: string | null;
           "source"?: string;
           "source_page"?: never;
           "status"?: string;
@@ -2057,7 +3246,7 @@ export type Database = {
           "consent_at"?: string | null;
           "created_at"?: string;
           "created_by"?: string | null;
-          "email"?: string;
+          "email"?: string | null;
           "id"?: string;
           "lost_reason"?: string | null;
           "message"?: string | null;
@@ -2067,6 +3256,7 @@ export type Database = {
           "owner_id"?: string | null;
           "phone"?: string | null;
           "score"?: number;
+          "segment"?: string | null;
           "source"?: string;
           "source_page"?: never;
           "status"?: string;
@@ -3906,6 +5096,76 @@ export type Database = {
           },
         ];
       };
+      "tasks": {
+        Row: {
+          "assignee_id": string | null;
+          "completed_at": string | null;
+          "created_at": string;
+          "created_by": string | null;
+          "created_by_agent": string | null;
+          "description": string | null;
+          "due_on": string | null;
+          "entity_id": string | null;
+          "entity_type": string | null;
+          "id": string;
+          "org_id": string;
+          "priority": string;
+          "status": string;
+          "title": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "assignee_id"?: string | null;
+          "completed_at"?: string | null;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "created_by_agent"?: string | null;
+          "description"?: string | null;
+          "due_on"?: string | null;
+          "entity_id"?: string | null;
+          "entity_type"?: string | null;
+          "id"?: string;
+          "org_id": string;
+          "priority"?: string;
+          "status"?: string;
+          "title": string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "assignee_id"?: string | null;
+          "completed_at"?: string | null;
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "created_by_agent"?: string | null;
+          "description"?: string | null;
+          "due_on"?: string | null;
+          "entity_id"?: string | null;
+          "entity_type"?: string | null;
+          "id"?: string;
+          "org_id"?: string;
+          "priority"?: string;
+          "status"?: string;
+          "title"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "tasks_org_id_assignee_id_fkey";
+            columns: ["org_id", "assignee_id"];
+            isOneToOne: false;
+            referencedRelation: "memberships";
+            referencedColumns: ["org_id", "user_id"];
+          },
+          {
+            foreignKeyName: "tasks_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
       "time_entries": {
         Row: {
           "contract_id": string;
@@ -4473,8 +5733,369 @@ export type Database = {
           },
         ];
       };
+      "workflow_reviews": {
+        Row: {
+          "attempt": number;
+          "body": string | null;
+          "created_at": string;
+          "data": NonNullable<Json>;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "expires_at": string | null;
+          "id": string;
+          "module": string | null;
+          "org_id": string;
+          "person_id": string | null;
+          "reason": string | null;
+          "role": string | null;
+          "run_id": string;
+          "status": string;
+          "step": number;
+          "title": string;
+          "updated_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempt": number;
+          "body"?: string | null;
+          "created_at"?: string;
+          "data"?: NonNullable<Json>;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "expires_at"?: string | null;
+          "id"?: string;
+          "module"?: string | null;
+          "org_id": string;
+          "person_id"?: string | null;
+          "reason"?: string | null;
+          "role"?: string | null;
+          "run_id": string;
+          "status"?: string;
+          "step": number;
+          "title": string;
+          "updated_at"?: string;
+        };
+        Update: {
+          "attempt"?: number;
+          "body"?: string | null;
+          "created_at"?: string;
+          "data"?: NonNullable<Json>;
+          "decided_at"?: string | null;
+          "decided_by"?: string | null;
+          "expires_at"?: string | null;
+          "id"?: string;
+          "module"?: string | null;
+          "org_id"?: string;
+          "person_id"?: string | null;
+          "reason"?: string | null;
+          "role"?: string | null;
+          "run_id"?: string;
+          "status"?: string;
+          "step"?: number;
+          "title"?: string;
+          "updated_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "workflow_reviews_org_id_run_id_fkey";
+            columns: ["org_id", "run_id"];
+            isOneToOne: false;
+            referencedRelation: "workflow_runs";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "workflow_run_steps": {
+        Row: {
+          "attempt": number;
+          "error": string | null;
+          "error_key": string | null;
+          "id": string;
+          "input": NonNullable<Json>;
+          "kind": string;
+          "occurred_at": string;
+          "org_id": string;
+          "output": Json | null;
+          "run_id": string;
+          "status": string;
+          "step": number;
+          "step_id": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempt": number;
+          "error"?: string | null;
+          "error_key"?: string | null;
+          "id"?: string;
+          "input": NonNullable<Json>;
+          "kind": string;
+          "occurred_at"?: string;
+          "org_id": string;
+          "output"?: Json | null;
+          "run_id": string;
+          "status": string;
+          "step": number;
+          "step_id": string;
+        };
+        Update: {
+          "attempt"?: number;
+          "error"?: string | null;
+          "error_key"?: string | null;
+          "id"?: string;
+          "input"?: NonNullable<Json>;
+          "kind"?: string;
+          "occurred_at"?: string;
+          "org_id"?: string;
+          "output"?: Json | null;
+          "run_id"?: string;
+          "status"?: string;
+          "step"?: number;
+          "step_id"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "workflow_run_steps_org_id_run_id_fkey";
+            columns: ["org_id", "run_id"];
+            isOneToOne: false;
+            referencedRelation: "workflow_runs";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "workflow_runs": {
+        Row: {
+          "agent_run_id": string | null;
+          "attempt": number;
+          "created_at": string;
+          "depth": number;
+          "due_at": string | null;
+          "error": string | null;
+          "error_key": string | null;
+          "event_id": string | null;
+          "event_occurred_at": string | null;
+          "finished_at": string | null;
+          "id": string;
+          "org_id": string;
+          "scheduled_at": string | null;
+          "started_at": string | null;
+          "status": string;
+          "step": number;
+          "updated_at": string;
+          "version": number;
+          "workflow_id": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "agent_run_id"?: string | null;
+          "attempt"?: number;
+          "created_at"?: string;
+          "depth"?: number;
+          "due_at"?: string | null;
+          "error"?: string | null;
+          "error_key"?: string | null;
+          "event_id"?: string | null;
+          "event_occurred_at"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string;
+          "org_id": string;
+          "scheduled_at"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string;
+          "step"?: number;
+          "updated_at"?: string;
+          "version": number;
+          "workflow_id": string;
+        };
+        Update: {
+          "agent_run_id"?: string | null;
+          "attempt"?: number;
+          "created_at"?: string;
+          "depth"?: number;
+          "due_at"?: string | null;
+          "error"?: string | null;
+          "error_key"?: string | null;
+          "event_id"?: string | null;
+          "event_occurred_at"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: string;
+          "org_id"?: string;
+          "scheduled_at"?: string | null;
+          "started_at"?: string | null;
+          "status"?: string;
+          "step"?: number;
+          "updated_at"?: string;
+          "version"?: number;
+          "workflow_id"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "workflow_runs_org_id_workflow_id_version_fkey";
+            columns: ["org_id", "workflow_id", "version"];
+            isOneToOne: false;
+            referencedRelation: "workflow_versions";
+            referencedColumns: ["org_id", "workflow_id", "version"];
+          },
+        ];
+      };
+      "workflow_versions": {
+        Row: {
+          "created_at": string;
+          "created_by": string | null;
+          "definition": NonNullable<Json>;
+          "org_id": string;
+          "version": number;
+          "workflow_id": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "definition": NonNullable<Json>;
+          "org_id": string;
+          "version": number;
+          "workflow_id": string;
+        };
+        Update: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "definition"?: NonNullable<Json>;
+          "org_id"?: string;
+          "version"?: number;
+          "workflow_id"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "workflow_versions_org_id_workflow_id_fkey";
+            columns: ["org_id", "workflow_id"];
+            isOneToOne: false;
+            referencedRelation: "workflows";
+            referencedColumns: ["org_id", "id"];
+          },
+        ];
+      };
+      "workflows": {
+        Row: {
+          "created_at": string;
+          "created_by": string | null;
+          "definition": NonNullable<Json>;
+          "failures_in_row": number;
+          "id": string;
+          "is_active": boolean;
+          "key": string;
+          "name": string;
+          "next_due_at": string | null;
+          "org_id": string;
+          "owner_id": string | null;
+          "paused_reason": string | null;
+          "runs_per_hour": number;
+          "updated_at": string;
+          "version": number;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "definition": NonNullable<Json>;
+          "failures_in_row"?: number;
+          "id"?: string;
+          "is_active"?: boolean;
+          "key": string;
+          "name": string;
+          "next_due_at"?: string | null;
+          "org_id": string;
+          "owner_id"?: string | null;
+          "paused_reason"?: string | null;
+          "runs_per_hour"?: number;
+          "updated_at"?: string;
+          "version"?: number;
+        };
+        Update: {
+          "created_at"?: string;
+          "created_by"?: string | null;
+          "definition"?: NonNullable<Json>;
+          "failures_in_row"?: number;
+          "id"?: string;
+          "is_active"?: boolean;
+          "key"?: string;
+          "name"?: string;
+          "next_due_at"?: string | null;
+          "org_id"?: string;
+          "owner_id"?: string | null;
+          "paused_reason"?: string | null;
+          "runs_per_hour"?: number;
+          "updated_at"?: string;
+          "version"?: number;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "workflows_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "workflows_owner_id_fkey";
+            columns: ["owner_id"];
+            isOneToOne: false;
+            referencedRelation: "profiles";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
     };
     Views: {
+      "ai_budget_status": {
+        Row: {
+          "agent_id": string | null;
+          "alert_pct": number;
+          "budget_id": string;
+          "limit_brl": number;
+          "org_id": string;
+          "period": string;
+          "reserved_brl": number | null;
+          "spent_brl": number | null;
+          "starts_on": string | null;
+          "used_pct": number | null;
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "ai_budgets_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "ai_usage": {
+        Row: {
+          "agent_id": string | null;
+          "cached_tokens": number | null;
+          "calls": number | null;
+          "completion_tokens": number | null;
+          "cost_brl": number | null;
+          "cost_usd": number | null;
+          "failed": number | null;
+          "latency_ms": number | null;
+          "model": string | null;
+          "org_id": string;
+          "prompt_tokens": number | null;
+          "purpose": string;
+          "used_on": string;
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "ai_calls_org_id_fkey";
+            columns: ["org_id"];
+            isOneToOne: false;
+            referencedRelation: "organizations";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
       "bcb_series_status": {
         Row: {
           "buy": number | null;
@@ -4576,7 +6197,7 @@ export type Database = {
           "consent_at": string | null;
           "created_at": string;
           "created_by": string | null;
-          "email": string;
+          "email": string | null;
           "id": string;
           "lost_reason": string | null;
           "message": string | null;
@@ -4973,6 +6594,38 @@ export type Database = {
       };
     };
     Functions: {
+      "accept_agent_suggestion": {
+        Args: { "org": string; "suggestion": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "accept_invitation": {
         Args: { "token": string };
         Returns: {
@@ -5142,6 +6795,88 @@ export type Database = {
           "org_id": string;
         }[];
       };
+      "analyze_clauses": {
+        Args: { "content": string; "contract"?: string; "legal_doc"?: string; "org": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "ask": {
+        Args: {
+          "p_idempotency_key"?: string;
+          "p_org"?: string;
+          "p_question": string;
+          "p_session": string;
+        };
+        Returns: Json;
+      };
+      "ask_as_visitor": {
+        Args: {
+          "p_address": string;
+          "p_idempotency_key": string;
+          "p_organization": string;
+          "p_question": string;
+          "p_session": string;
+          "p_token": string;
+        };
+        Returns: Json;
+      };
+      "cancel_workflow_run": {
+        Args: { "run": string };
+        Returns: {
+          "agent_run_id": string | null;
+          "attempt": number;
+          "created_at": string;
+          "depth": number;
+          "due_at": string | null;
+          "error": string | null;
+          "error_key": string | null;
+          "event_id": string | null;
+          "event_occurred_at": string | null;
+          "finished_at": string | null;
+          "id": string;
+          "org_id": string;
+          "scheduled_at": string | null;
+          "started_at": string | null;
+          "status": string;
+          "step": number;
+          "updated_at": string;
+          "version": number;
+          "workflow_id": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "workflow_runs";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "case_to_post": {
         Args: { "success_case": string };
         Returns: {
@@ -5203,6 +6938,32 @@ export type Database = {
         SetofOptions: {
           from: "*";
           to: "contracts";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "complete_task": {
+        Args: { "task": string };
+        Returns: {
+          "assignee_id": string | null;
+          "completed_at": string | null;
+          "created_at": string;
+          "created_by": string | null;
+          "created_by_agent": string | null;
+          "description": string | null;
+          "due_on": string | null;
+          "entity_id": string | null;
+          "entity_type": string | null;
+          "id": string;
+          "org_id": string;
+          "priority": string;
+          "status": string;
+          "title": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "tasks";
           isOneToOne: true;
           isSetofReturn: false;
         };
@@ -5298,11 +7059,171 @@ export type Database = {
         Args: { "account"?: string; "org": string; "provider": string };
         Returns: Json;
       };
+      "decide_agent_approval": {
+        Args: { "approval": string; "decision": string; "org": string; "reason"?: string };
+        Returns: {
+          "agent_id": string;
+          "arguments": NonNullable<Json>;
+          "call_index": number;
+          "cause": string;
+          "created_at": string;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "decision_reason": string | null;
+          "expires_at": string;
+          "id": string;
+          "module": string;
+          "org_id": string;
+          "requested_by": string | null;
+          "run_id": string;
+          "status": string;
+          "tool": string;
+          "turn": number;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_approvals";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "decide_workflow_review": {
+        Args: { "decision": string; "reason"?: string; "review": string };
+        Returns: {
+          "attempt": number;
+          "body": string | null;
+          "created_at": string;
+          "data": NonNullable<Json>;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "expires_at": string | null;
+          "id": string;
+          "module": string | null;
+          "org_id": string;
+          "person_id": string | null;
+          "reason": string | null;
+          "role": string | null;
+          "run_id": string;
+          "status": string;
+          "step": number;
+          "title": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "workflow_reviews";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "delete_webhook_endpoint": {
         Args: { "endpoint": string; "org": string };
         Returns: undefined;
       };
       "discard_failed_task": { Args: { "id": number; "reason": string }; Returns: number };
+      "draft_playbook_from_gap": {
+        Args: { "correction"?: string; "gap": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "draft_post_from_case": {
+        Args: { "success_case": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "draft_proposal_with_ai": {
+        Args: {
+          "client"?: string;
+          "lead"?: string;
+          "notes"?: string;
+          "org": string;
+          "services": (string)[];
+        };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "exchange_rate": {
         Args: { "currency": string; "on_date"?: string };
         Returns: Record<string, unknown>;
@@ -5321,6 +7242,38 @@ export type Database = {
           "id": number;
           "subject": Json;
         }[];
+      };
+      "get_answer": {
+        Args: { "p_message": string };
+        Returns: {
+          "attempts": number;
+          "citations": NonNullable<Json>;
+          "completion_tokens": number;
+          "content": string;
+          "cost_brl": number;
+          "created_at": string;
+          "finished_at": string | null;
+          "first_text_at": string | null;
+          "id": string;
+          "idempotency_key": string | null;
+          "kind": string | null;
+          "latency_ms": number | null;
+          "model": string | null;
+          "org_id": string;
+          "position": number;
+          "prompt_tokens": number;
+          "role": string;
+          "session_id": string;
+          "status": string;
+          "updated_at": string;
+          "user_id": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "chat_messages";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
       };
       "get_cfo_summary": { Args: { "month"?: string; "org": string }; Returns: Json };
       "get_data_dashboard_summary": { Args: { "org": string }; Returns: Json };
@@ -5393,10 +7346,41 @@ export type Database = {
           "version": number;
         }[];
       };
+      "get_visitor_answer": {
+        Args: { "p_message": string; "p_session": string; "p_token": string };
+        Returns: Json;
+      };
+      "get_visitor_chat": { Args: { "p_session": string; "p_token": string }; Returns: Json };
       "get_webhook_credentials": { Args: { "provider": string; "token": string }; Returns: Json };
       "ingest_indicators": {
         Args: { "api_key": string; "idempotency_key"?: string; "indicators": Json };
         Returns: Json;
+      };
+      "install_workflow_template": {
+        Args: { "key": string; "org": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "definition": NonNullable<Json>;
+          "failures_in_row": number;
+          "id": string;
+          "is_active": boolean;
+          "key": string;
+          "name": string;
+          "next_due_at": string | null;
+          "org_id": string;
+          "owner_id": string | null;
+          "paused_reason": string | null;
+          "runs_per_hour": number;
+          "updated_at": string;
+          "version": number;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "workflows";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
       };
       "invite_member": {
         Args: {
@@ -5409,6 +7393,45 @@ export type Database = {
         Returns: Json;
       };
       "leave_organization": { Args: { "org": string }; Returns: undefined };
+      "list_agent_approvals": {
+        Args: { "org": string };
+        Returns: {
+          "agent_id": string;
+          "arguments": NonNullable<Json>;
+          "call_index": number;
+          "cause": string;
+          "created_at": string;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "decision_reason": string | null;
+          "expires_at": string;
+          "id": string;
+          "module": string;
+          "org_id": string;
+          "requested_by": string | null;
+          "run_id": string;
+          "status": string;
+          "tool": string;
+          "turn": number;
+          "updated_at": string;
+        }[];
+        SetofOptions: {
+          from: "*";
+          to: "agent_approvals";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
+      "list_agent_kinds": {
+        Args: Record<PropertyKey, never>;
+        Returns: {
+          "autonomy": string;
+          "description": string;
+          "kind": string;
+          "name": string;
+          "purpose": string;
+        }[];
+      };
       "list_feedback_360_comments": {
         Args: { "cycle": string; "org": string; "subject": string };
         Returns: {
@@ -5465,6 +7488,32 @@ export type Database = {
           "status": string;
         }[];
       };
+      "list_my_tasks": {
+        Args: { "is_open"?: boolean; "max_rows"?: number; "org"?: string };
+        Returns: {
+          "assignee_id": string | null;
+          "completed_at": string | null;
+          "created_at": string;
+          "created_by": string | null;
+          "created_by_agent": string | null;
+          "description": string | null;
+          "due_on": string | null;
+          "entity_id": string | null;
+          "entity_type": string | null;
+          "id": string;
+          "org_id": string;
+          "priority": string;
+          "status": string;
+          "title": string;
+          "updated_at": string;
+        }[];
+        SetofOptions: {
+          from: "*";
+          to: "tasks";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
       "list_pending_policies": {
         Args: { "org": string };
         Returns: {
@@ -5512,6 +7561,22 @@ export type Database = {
           "contract_title": string;
           "service_action_id": string;
           "service_action_title": string;
+        }[];
+      };
+      "list_workflow_reviews": {
+        Args: { "org": string; "status"?: string };
+        Returns: {
+          "body": string;
+          "created_at": string;
+          "data": Json;
+          "decided_at": string;
+          "expires_at": string;
+          "id": string;
+          "reason": string;
+          "run_id": string;
+          "status": string;
+          "title": string;
+          "workflow": string;
         }[];
       };
       "mark_all_notifications_read": { Args: { "org": string }; Returns: number };
@@ -5565,6 +7630,27 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "open_chat": {
+        Args: { "p_org": string };
+        Returns: {
+          "channel": string;
+          "created_at": string;
+          "id": string;
+          "last_message_at": string;
+          "lead_id": string | null;
+          "org_id": string;
+          "status": string;
+          "title": string;
+          "token_hash": string | null;
+          "user_id": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "chat_sessions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "pause_webhook_endpoint": {
         Args: { "endpoint": string; "org": string };
         Returns: {
@@ -5608,6 +7694,38 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "qualify_lead": {
+        Args: { "lead": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "receive_webhook": {
         Args: {
           "body": string;
@@ -5643,6 +7761,38 @@ export type Database = {
           to: "reconciliation_alerts";
           isOneToOne: false;
           isSetofReturn: true;
+        };
+      };
+      "reject_agent_suggestion": {
+        Args: { "org": string; "reason"?: string; "suggestion": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
         };
       };
       "remove_member": { Args: { "member": string; "org": string }; Returns: undefined };
@@ -5805,6 +7955,36 @@ export type Database = {
         };
       };
       "retry_failed_task": { Args: { "id": number }; Returns: number };
+      "retry_workflow_run": {
+        Args: { "run": string };
+        Returns: {
+          "agent_run_id": string | null;
+          "attempt": number;
+          "created_at": string;
+          "depth": number;
+          "due_at": string | null;
+          "error": string | null;
+          "error_key": string | null;
+          "event_id": string | null;
+          "event_occurred_at": string | null;
+          "finished_at": string | null;
+          "id": string;
+          "org_id": string;
+          "scheduled_at": string | null;
+          "started_at": string | null;
+          "status": string;
+          "step": number;
+          "updated_at": string;
+          "version": number;
+          "workflow_id": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "workflow_runs";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
       "revise_proposal": {
         Args: { "proposal": string };
         Returns: {
@@ -5846,6 +8026,37 @@ export type Database = {
       "rotate_webhook_secret": {
         Args: { "endpoint": string; "grace_hours"?: number; "org": string };
         Returns: Json;
+      };
+      "run_agent": {
+        Args: {
+          "agent_key": string;
+          "contact"?: Json;
+          "idempotency_key"?: string;
+          "input": Json;
+          "org": string;
+        };
+        Returns: string;
+      };
+      "search_knowledge": {
+        Args: {
+          "p_audience"?: string;
+          "p_embedding"?: unknown;
+          "p_limit"?: number;
+          "p_org": string;
+          "p_query": string;
+        };
+        Returns: {
+          "chunk_id": string;
+          "content": string;
+          "document_id": string;
+          "heading_path": string;
+          "score": number;
+          "source_type": string;
+          "text_rank": number;
+          "title": string;
+          "url": string;
+          "vector_rank": number;
+        }[];
       };
       "send_test_webhook": { Args: { "endpoint": string; "org": string }; Returns: string };
       "set_member_role": {
@@ -5999,6 +8210,21 @@ export type Database = {
         };
         Returns: Json;
       };
+      "submit_chat_lead": {
+        Args: {
+          "p_address": string;
+          "p_company": string;
+          "p_consent": boolean;
+          "p_email": string;
+          "p_message": string;
+          "p_name": string;
+          "p_origin_url": string;
+          "p_phone": string;
+          "p_session": string;
+          "p_token": string;
+        };
+        Returns: Json;
+      };
       "submit_feedback_360": {
         Args: {
           "comment"?: string;
@@ -6042,6 +8268,38 @@ export type Database = {
           "website"?: string;
         };
         Returns: Json;
+      };
+      "suggest_service_copy": {
+        Args: { "notes"?: string; "service": string };
+        Returns: {
+          "created_at": string;
+          "created_by": string | null;
+          "decided_at": string | null;
+          "decided_by": string | null;
+          "draft_id": string | null;
+          "draft_type": string | null;
+          "dropped": (string)[];
+          "entity_id": string;
+          "entity_type": string;
+          "id": string;
+          "is_template": boolean;
+          "kind": string;
+          "module": string;
+          "org_id": string;
+          "output": Json | null;
+          "reason": string | null;
+          "request": NonNullable<Json>;
+          "run_id": string;
+          "scope": string;
+          "status": string;
+          "updated_at": string;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "agent_suggestions";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
       };
       "sync_performance_metrics": { Args: { "month": string; "org": string }; Returns: number };
       "update_organization": {
@@ -6114,6 +8372,14 @@ export type Database = {
           "sell": number;
           "series": string;
           "value": number;
+        }[];
+      };
+      "validate_workflow": {
+        Args: { "definition": Json; "org"?: string };
+        Returns: {
+          "field": string;
+          "problem": string;
+          "step": string;
         }[];
       };
       "verify_audit_chain": {
