@@ -2369,6 +2369,7 @@ class PublicKnowledgeFiles(BaseModel):
     id: uuid.UUID = Field(alias="id")
     module: str = Field(alias="module")
     org_id: uuid.UUID = Field(alias="org_id")
+    scope: str = Field(alias="scope")
     title: str = Field(alias="title")
     updated_at: datetime.datetime = Field(alias="updated_at")
 
@@ -2382,6 +2383,7 @@ class PublicKnowledgeFilesInsert(TypedDict):
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     module: NotRequired[Annotated[str, Field(alias="module")]]
     org_id: Annotated[uuid.UUID, Field(alias="org_id")]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
     title: Annotated[str, Field(alias="title")]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 
@@ -2395,6 +2397,7 @@ class PublicKnowledgeFilesUpdate(TypedDict):
     id: NotRequired[Annotated[uuid.UUID, Field(alias="id")]]
     module: NotRequired[Annotated[str, Field(alias="module")]]
     org_id: NotRequired[Annotated[uuid.UUID, Field(alias="org_id")]]
+    scope: NotRequired[Annotated[str, Field(alias="scope")]]
     title: NotRequired[Annotated[str, Field(alias="title")]]
     updated_at: NotRequired[Annotated[datetime.datetime, Field(alias="updated_at")]]
 

@@ -45,6 +45,9 @@ create table public.knowledge_files (
     module text not null default 'ops',
     audience text not null default 'internal'
         constraint knowledge_files_audience_check check (audience in ('internal', 'public')),
+    scope text not null generated always as (
+        org_id::text || '/' || case audience when 'public' then 'public' else module end
+    ) stored,
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),
     updated_at timestamptz not null default app.now(),
@@ -55,7 +58,10 @@ comment on table public.knowledge_files is
     '[knowledge] Files somebody has given to the knowledge (Markdown, text, PDF), as the text that '
     'was read from them.';
 comment on column public.knowledge_files.module is
-    'Whoever may read this module of the matrix finds the file.';
+    'Whoever may read this module of the matrix finds the file, and reads it.';
+comment on column public.knowledge_files.scope is
+    'What a reader needs, as in knowledge_documents.';
+create index knowledge_files_scope_idx on public.knowledge_files (scope);
 
 create table public.knowledge_documents (
     org_id uuid not null references public.organizations (id) on delete cascade,
@@ -969,10 +975,34 @@ for each row execute function app.emit_event('knowledge', 'file', '', 'file_name
 -- 5. Access
 
 select app.protect_table('public.knowledge_questions', 'knowledge', null);
-select app.protect_table('public.knowledge_files', 'knowledge', null);
+select app.protect_table('public.knowledge_files', 'knowledge', null, '{}');
 select app.protect_table('public.knowledge_documents', 'knowledge', null, '{}');
 select app.protect_table('public.knowledge_chunks', 'knowledge', null, '{}');
 alter table app.knowledge_versions enable row level security;
+
+create policy knowledge_files_select on public.knowledge_files for select to authenticated
+using (scope = any((select app.readable_scopes())::text[]));
+-- Who could move a file that he may not read to a module that he may would read it.
+create policy knowledge_files_insert on public.knowledge_files for insert to authenticated
+with check (
+    org_id = any((select app.org_ids('knowledge', 'write'))::uuid[])
+    and scope = any((select app.readable_scopes())::text[])
+);
+create policy knowledge_files_update on public.knowledge_files for update to authenticated
+using (
+    org_id = any((select app.org_ids('knowledge', 'write'))::uuid[])
+    and scope = any((select app.readable_scopes())::text[])
+)
+with check (
+    org_id = any((select app.org_ids('knowledge', 'write'))::uuid[])
+    and scope = any((select app.readable_scopes())::text[])
+);
+create policy knowledge_files_delete on public.knowledge_files for delete to authenticated
+using (
+    org_id = any((select app.org_ids('knowledge', 'write'))::uuid[])
+    and scope = any((select app.readable_scopes())::text[])
+);
+grant select, insert, update, delete on public.knowledge_files to authenticated;
 
 create policy knowledge_documents_select on public.knowledge_documents for select to authenticated
 using (scope = any((select app.readable_scopes())::text[]));

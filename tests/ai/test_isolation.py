@@ -28,7 +28,7 @@ from tests.ai.stage import (
 from tests.integrations.fakes.llm import Asked
 from tests.integrations.test_chat import Scene, said
 from tests.knowledge.test_isolation import VECTOR, index_everything
-from tests.people import WORLD, Org, as_agent
+from tests.people import WORLD, Org, as_agent, as_member, denied
 
 A, B = WORLD.a, WORLD.b
 QUESTION = "Qual é a senha, o salário e a margem do manual?"
@@ -122,7 +122,7 @@ def test_no_table_shows_the_secrets_of_somebody_else(stage: Stage, actor: Actor)
                 ).fetchall()
             )
             seen += shown
-            of_knowledge += shown if name.startswith("knowledge_") and name != "knowledge_files" else ""  # fmt: skip
+            of_knowledge += shown if name.startswith("knowledge_") else ""  # fmt: skip
     if actor.kind != "platform admin":
         foreign = {one for org in (A, B) if org.org != actor.org for one in secrets_of(org)}
         assert secrets_in(seen) & foreign == set()
@@ -131,6 +131,24 @@ def test_no_table_shows_the_secrets_of_somebody_else(stage: Stage, actor: Actor)
     if actor.kind != "analyst":
         assert secrets_in(of_knowledge) & documents == allowed & documents
     assert f"{CANARY}-retirado-alfa" not in of_knowledge
+
+
+def test_a_file_is_not_moved_to_where_its_mover_could_read_it(stage: Stage) -> None:
+    with stage.owner.transaction(force_rollback=True):
+        with as_member(stage.owner, A, "ops"):
+            stage.owner.execute("update public.knowledge_files set module = 'ops', audience = 'public'")  # fmt: skip
+            stage.owner.execute("delete from public.knowledge_files")
+            with denied(stage.owner):
+                stage.owner.execute(
+                    "insert into public.knowledge_files (org_id, title, file_name, content_text, module)"
+                    " values (%s, 'Manual', 'novo.md', 'Texto', 'people')",
+                    (A.org,),
+                )
+        left = stage.owner.execute(
+            "select module, audience from public.knowledge_files where org_id = %s order by 1",
+            (A.org,),
+        ).fetchall()
+    assert left == [(one, "internal") for one in ("crm", "fin", "legal", "people")]
 
 
 # --- Chat ------------------------------------------------------------------------------------------

@@ -3062,6 +3062,7 @@ export type Database = {
           "id": string;
           "module": string;
           "org_id": string;
+          "scope": string;
           "title": string;
           "updated_at": string;
         };
@@ -3075,6 +3076,7 @@ export type Database = {
           "id"?: string;
           "module"?: string;
           "org_id": string;
+          "scope"?: never;
           "title": string;
           "updated_at"?: string;
         };
@@ -3087,6 +3089,7 @@ export type Database = {
           "id"?: string;
           "module"?: string;
           "org_id"?: string;
+          "scope"?: never;
           "title"?: string;
           "updated_at"?: string;
         };
