@@ -170,7 +170,7 @@ alter table public.knowledge_chunks set (toast_tuple_target = 4080);
 create index knowledge_chunks_scope_idx on public.knowledge_chunks (scope);
 create index knowledge_chunks_tsv_idx on public.knowledge_chunks using gin (tsv);
 create index knowledge_chunks_embedding_idx on public.knowledge_chunks
-using hnsw (embedding extensions.halfvec_cosine_ops);
+using hnsw (embedding extensions.halfvec_cosine_ops) with (ef_construction = 128);
 
 -- 2. Functions: from the sources to documents
 
@@ -782,7 +782,7 @@ rows 50
 as $$
 #variable_conflict use_column
 declare
-    v_most constant integer := 1000;
+    v_most constant integer := 500; -- passages of which each is ranked by its words
     v_scopes text[] := app.searchable_scopes(org, audience);
     v_passages bigint := (
         select count(*) from (
@@ -803,7 +803,7 @@ declare
 begin
     -- Of n passages among N, the walk meets about depth * N / n before it has enough: below the
     -- square root of depth * N, looking at each is no more work, and exact.
-    if embedding is not null and v_passages <= greatest(v_most, sqrt(depth * v_all)) then
+    if embedding is not null and v_passages <= greatest(1000, sqrt(depth * v_all)) then
         v_nearest := app.nearest_by_scan(v_scopes, embedding, depth);
     elsif embedding is not null then
         v_nearest := app.nearest_by_walk(v_scopes, embedding, depth);
@@ -899,7 +899,7 @@ begin
             m.text_rank::integer as text_rank,
             m.vector_rank::integer as vector_rank
         from app.knowledge_matches(
-            p_org, p_audience, v_query, p_embedding, 50
+            p_org, p_audience, v_query, p_embedding, least(greatest(p_limit, 32), 50)
         ) as m
     ),
 
