@@ -679,9 +679,10 @@ def test_a_lead_is_qualified_and_its_owner_told_without_a_provider_too(
     assert work(db) == ["completed qualify", "completed tell"]
     assert outputs(db)["qualify"]["suggestion"]["is_template"] is True
     told = db.execute(
-        "select recipient_id from public.notifications where template = 'workflow_message'"
+        "select recipient_id, body from public.notifications where template = 'workflow_message'"
     ).fetchall()
-    assert told == [(world.a.member("sales"),)]
+    action = outputs(db)["qualify"]["suggestion"]["output"]["next_action"]["title"]
+    assert told == [(world.a.member("sales"), action)]
 
 
 def write_case(db: Connection, org: Org, content: str | None) -> None:
