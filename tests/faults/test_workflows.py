@@ -131,7 +131,12 @@ def test_a_worker_killed_in_and_after_every_step_loses_nothing_and_repeats_nothi
         until(lambda: ask(url, f"select ({DONE}) = {step + 1}"))  # noqa: B023
     start()
     until(lambda: ask(url, STATE) == "completed")
-    until(lambda: ask(url, "select not exists (select from pgqueuer.pgqueuer)"))
+    until(
+        lambda: ask(
+            url,
+            "select not exists (select from pgqueuer.pgqueuer where entrypoint = 'workflow.step')",
+        )
+    )
     with psycopg.connect(url) as db:
         assert db.execute("select title from public.tasks order by created_at").fetchall() == [
             (f"Passo {n}",) for n in range(STEPS)
