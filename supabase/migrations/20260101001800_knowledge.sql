@@ -783,6 +783,7 @@ as $$
 #variable_conflict use_column
 declare
     v_most constant integer := 500; -- passages of which each is ranked by its words
+    v_few constant integer := 1000; -- passages looked at without the index of words
     v_scopes text[] := app.searchable_scopes(org, audience);
     v_passages bigint := (
         select count(*) from (
@@ -801,9 +802,9 @@ declare
     v_telling tsquery;
     v_nearest uuid[] := '{}';
 begin
-    -- Of n passages among N, the walk meets about depth * N / n before it has enough: below the
-    -- square root of depth * N, looking at each is no more work, and exact.
-    if embedding is not null and v_passages <= greatest(1000, sqrt(depth * v_all)) then
+    -- Of n passages among N, the walk meets about depth * N / n before it has enough, each at half
+    -- again the price of one looked at: below this many, looking at each is no more work, and exact.
+    if embedding is not null and v_passages <= greatest(1000, sqrt(1.5 * depth * v_all)) then
         v_nearest := app.nearest_by_scan(v_scopes, embedding, depth);
     elsif embedding is not null then
         v_nearest := app.nearest_by_walk(v_scopes, embedding, depth);
@@ -820,9 +821,18 @@ begin
         else app.knowledge_query(question)
     end;
     return query
+    -- The index of words knows no organisations: a common word costs what all of them wrote.
     with candidates as materialized (
+        select few.id, few.tsv
+        from (
+            select c.id, c.tsv from public.knowledge_chunks as c
+            where c.scope = any (v_scopes)
+            offset 0
+        ) as few
+        where v_passages <= v_few and few.tsv @@ v_telling
+        union all
         select c.id, c.tsv from public.knowledge_chunks as c
-        where c.scope = any (v_scopes) and c.tsv @@ v_telling
+        where v_passages > v_few and c.scope = any (v_scopes) and c.tsv @@ v_telling
     ),
 
     -- A word that few passages have says more than one that many have.
@@ -904,10 +914,14 @@ begin
     ),
 
     found as (
-        select c.id, c.document_id, c.ordinal, c.heading_path, c.content, f.score, f.text_rank,
-            f.vector_rank
+        select c.*, f.score, f.text_rank, f.vector_rank
         from fused as f
-        inner join public.knowledge_chunks as c on c.org_id = p_org and c.id = f.id
+        cross join lateral (
+            select c.id, c.document_id, c.ordinal, c.heading_path, c.content
+            from public.knowledge_chunks as c
+            where c.org_id = p_org and c.id = f.id
+            offset 0 -- one by one by their keys: joined, all of the organisation would be read
+        ) as c
     )
 
     select
