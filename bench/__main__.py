@@ -38,6 +38,7 @@ SUBJECTS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = {
     "fairness": queue.fairness,
     "scheduled": queue.scheduled,
     "omie": omie.synchronisation,
+    "index": knowledge.indexing,
     "search": knowledge.search,
     "chat": chat.first_text,
     "stack": stack.stack,
