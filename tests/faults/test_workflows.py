@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,11 @@ import pytest
 
 from nessos.local.postgres import THROWAWAY, Cluster, build_database
 from nessos.settings import ROOT
+from tests.faults.test_worker import until
 from tests.people import WORLD, Connection
 from tests.world import create_world
 
 STEPS = 5
-PATIENCE_S = 90
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +67,6 @@ def start(url: str) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     for one in workers:
         one.kill()
         one.wait()
-
-
-def until(is_so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, "this never became so"
-        time.sleep(0.02)
 
 
 def ask(url: str, query: str) -> Any:
