@@ -10,7 +10,7 @@ import pytest
 from tests.knowledge import tenants
 from tests.people import Connection, add_person, as_person, named_id
 
-BANDS = {"large": (1, 10_000), "medium": (2, 1300), "small": (20, 100)}
+BANDS = {"large": (1, 10_000), "medium": (2, 2000), "small": (20, 100)}
 
 
 def organization(band: str, number: int) -> UUID:
@@ -20,7 +20,7 @@ def organization(band: str, number: int) -> UUID:
 
 @pytest.fixture(scope="module")
 def owner(empty_db_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """The owner of a database with 14,600 passages of 23 organisations, each with one person of role ops."""
+    """The owner of a database with 16,000 passages of 23 organisations, each with one person of role ops."""
     with psycopg.connect(empty_db_url, autocommit=True) as connection:
         sizes = {}
         for band, (many, passages) in BANDS.items():
