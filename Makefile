@@ -1,4 +1,4 @@
-# make up | down | check | test | bench. Everything is installed into .venv and node_modules; a second
+# make up | down | check | test | bench | proof. Everything is installed into .venv and node_modules; a second
 # run finds the stamps of the same lock files and needs no network.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +12,7 @@ RUNTIME := .venv/.runtime-$(call fingerprint,constraints.txt pyproject.toml)
 DEV := .venv/.dev-$(call fingerprint,constraints.txt pyproject.toml)
 NODE := node_modules/.npm-$(call fingerprint,package-lock.json)
 
-.PHONY: help up down check test bench reference install install-dev format
+.PHONY: help up down check test bench proof reference install install-dev format
 
 help:
 	@echo "make up      install what is missing, start everything, print addresses and logins"
@@ -20,6 +20,7 @@ help:
 	@echo "make check   lint, types, format"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make bench   measure the budgets side by side"
+	@echo "make proof   show that the suite would notice: a page with mutations, races, budgets"
 	@echo "make reference  write the generated pages, types and models"
 	@echo "make format  let the formatters have their way"
 
@@ -88,3 +89,7 @@ reference: install-dev
 
 bench: install-dev
 	$(BIN)/python -m bench
+
+# Takes hours. One of them alone: .venv/bin/python -m tests.proof mutations
+proof: install-dev
+	$(BIN)/python -m tests.proof

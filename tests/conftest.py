@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,26 @@ def run_folder() -> Iterator[Path]:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which Postgres the run is on."""
     return f"postgres: {config.getoption('--pg')}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat what the slices of the proofs found, a line each."""
+    lines = sorted(
+        line
+        for report in terminalreporter.getreports("passed")
+        for name, line in report.user_properties
+        if name == "proof"
+    )
+    if lines:
+        terminalreporter.section("proof")
+        for line in lines:
+            terminalreporter.write_line(str(line))
+
+
+@pytest.fixture
+def proves(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say in a line, at the end of the run, what a slice of a proof has found."""
+    return partial(record_property, "proof")
 
 
 @pytest.fixture(scope="session")
