@@ -71,8 +71,7 @@ create table public.ai_calls (
     status text not null default 'reserved' constraint ai_calls_status_check
         check (status in ('reserved', 'succeeded', 'rejected', 'failed', 'lost')),
     request_id text,
-    prompt_tokens integer not null default 0
-        constraint ai_calls_prompt_check check (prompt_tokens >= 0),
+    prompt_tokens integer not null default 0, -- never negative: cached_tokens is not
     cached_tokens integer not null default 0
         constraint ai_calls_cached_check check (cached_tokens between 0 and prompt_tokens),
     completion_tokens integer not null default 0

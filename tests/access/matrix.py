@@ -66,6 +66,7 @@ class Matrix:
 
     def __init__(self, db: Connection) -> None:
         self.db = db
+        self.cells = 0  # looked at so far
         self.rows = Rows(db)
         self.relations = [
             Relation(*row)

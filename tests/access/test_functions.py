@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,19 +105,28 @@ def _may_call(db: Connection, role: str, function: Function) -> bool:
     return True
 
 
-def test_functions_of_the_api_are_called_by_whom_their_line_says(matrix: Matrix) -> None:
+def test_functions_of_the_api_are_called_by_whom_their_line_says(
+    matrix: Matrix, record_property: Callable[[str, object], None]
+) -> None:
+    roles = ("anon", "authenticated", "service_role", "analyst")
+    found = functions(matrix.db, "public")
+    record_property("cells", len(found) * len(roles))
     wrong = [
         f"{function.signature}: {role}"
-        for function in functions(matrix.db, "public")
-        for role in ("anon", "authenticated", "service_role", "analyst")
+        for function in found
+        for role in roles
         if _may_call(matrix.db, role, function) != (role in AUDIENCES[PUBLIC[function.name]["who"]])
     ]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def test_helpers_are_called_by_whom_their_line_says(matrix: Matrix) -> None:
+def test_helpers_are_called_by_whom_their_line_says(
+    matrix: Matrix, record_property: Callable[[str, object], None]
+) -> None:
     wrong = []
-    for function in functions(matrix.db, "app"):
+    found = functions(matrix.db, "app")
+    record_property("cells", len(found) * 3)
+    for function in found:
         expected = set(APP.get(function.name, "").split())
         if function.name in PUBLIC:
             expected = AUDIENCES[PUBLIC[function.name]["who"]] - {"service_role"}
@@ -203,15 +212,15 @@ def _shows(rows: list[tuple[Any, ...]]) -> bool:
 
 @pytest.mark.parametrize("actor", ACTORS, ids=lambda actor: actor.name)
 def test_a_function_shows_and_changes_only_what_the_caller_may(
-    matrix: Matrix, actor: Actor
+    matrix: Matrix, actor: Actor, record_property: Callable[[str, object], None]
 ) -> None:
     wrong = []
+    called = [f for f in functions(matrix.db, "public") if "needs" in PUBLIC[f.name]]
+    record_property("cells", len(called))
     with matrix.db.transaction(force_rollback=True):
         before = _everything(matrix)
-        for function in functions(matrix.db, "public"):
+        for function in called:
             line = PUBLIC[function.name]
-            if "needs" not in line:
-                continue
             has = _has(matrix, actor, line["needs"])
             try:
                 with matrix.db.transaction(force_rollback=True):

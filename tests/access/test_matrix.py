@@ -1,6 +1,6 @@
 """The executed access matrix: every relation, every actor, every verb, on rows of his own, of others and of strangers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psycopg
@@ -40,10 +40,14 @@ def matrix(db_url: str) -> Iterator[Matrix]:
 
 
 @pytest.fixture
-def scene(matrix: Matrix, actor: Actor) -> Iterator[Matrix]:
+def scene(
+    matrix: Matrix, actor: Actor, record_property: Callable[[str, object], None]
+) -> Iterator[Matrix]:
     """The same, with the rows of place `mine` about the actor; undone afterwards."""
     matrix.make_mine(actor)
+    before = matrix.cells
     yield matrix
+    record_property("cells", matrix.cells - before)
     matrix.db.rollback()
 
 
@@ -76,6 +80,7 @@ def _seen(
 def test_rows_an_actor_reads_are_those_his_role_may_read(scene: Matrix, actor: Actor) -> None:
     wrong = []
     for relation in scene.relations:
+        scene.cells += 1
         if modules := EXCEPTIONS.get(relation.label, {}).get("computed"):
             wrong += _computed(scene, relation, actor, modules)
             continue
@@ -156,6 +161,7 @@ def test_rows_an_actor_changes_or_deletes_are_those_his_role_may_write(
                     )  # fmt: skip
                     expected = "done" if scene.db.execute(reach).fetchone() else "nothing"
                 got = answer(scene.db, actor, _write(scene, relation, verb, actor, finder))
+                scene.cells += 1
                 if got != expected:
                     wrong.append(
                         f"{verb} {relation.label} ({place.name}): expected {expected}, got {got}"
@@ -228,6 +234,7 @@ def test_rows_an_actor_adds_are_those_his_role_may_write(scene: Matrix, actor: A
                     assert fits is not None
                     expected = DENIED if not fits[0] else "done" if fits[1] else REFUSED
             got = answer(scene.db, actor, statement)
+            scene.cells += 1
             if got != expected:
                 wrong.append(
                     f"insert {relation.label} ({place.name}): expected {expected}, got {got}"
@@ -267,6 +274,7 @@ def test_writes_that_read_nothing_touch_no_more_rows(scene: Matrix, actor: Actor
             )
             expected = len(_rows_where(scene.db, scene, relation, condition))
             got = attempt(scene.db, actor, statement, triggers=False)
+            scene.cells += 1
             if got != ("ok", expected):
                 wrong.append(f"{verb} {relation.label}: expected {expected} rows, got {got}")
     assert not wrong, "\n" + "\n".join(wrong)
@@ -317,6 +325,7 @@ def test_no_actor_moves_a_row_to_another_tenant_or_another_person(
             if alone != DENIED and is_reachable and actor.kind != "platform admin":
                 wrong.append(f"{name}.{column}: the policy says {alone}")
             together, count = attempt(scene.db, actor, statement)
+            scene.cells += 2
             if together == "ok" and count:
                 wrong.append(f"{name}.{column}: {count} rows moved")
     assert not wrong, "\n" + "\n".join(wrong)

@@ -13,11 +13,15 @@ from typing import Annotated, Final
 import typer
 
 from nessos.settings import ROOT
-from tests.proof import report
+from tests.proof import budgets, report, suites
 from tests.proof.section import Proof, Run, Section
 
 FOLDER: Final = ROOT / ".proof"
-PROOFS: Final[dict[str, Proof]] = {}
+PROOFS: Final[dict[str, Proof]] = {
+    "matrix": suites.matrix,
+    "kills": suites.kills,
+    "budgets": budgets.budgets,
+}
 
 
 def main(
