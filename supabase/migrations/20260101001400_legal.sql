@@ -79,7 +79,9 @@ create table public.contract_risk_analyses (
         case
             when score < 3 then 'approved' when score <= 7 then 'with_reservations' else 'blocked'
         end
-    ) stored,
+    ) stored
+        constraint contract_risk_analyses_verdict_check
+        check (verdict in ('approved', 'with_reservations', 'blocked')),
     summary text not null default '',
     created_at timestamptz not null default app.now(),
     created_by uuid default auth.uid(),

@@ -13,12 +13,13 @@ from typing import Annotated, Final
 import typer
 
 from nessos.settings import ROOT
-from tests.proof import budgets, report, suites
+from tests.proof import budgets, report, score, suites
 from tests.proof.section import Proof, Run, Section
 
 FOLDER: Final = ROOT / ".proof"
 PROOFS: Final[dict[str, Proof]] = {
     "matrix": suites.matrix,
+    "mutations": score.prove,
     "kills": suites.kills,
     "budgets": budgets.budgets,
 }

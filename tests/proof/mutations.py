@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.people import Connection
+from tests.rules import refusals
 
 # The tenant part of a policy's expression, as Postgres shows it.
 _TENANT_PART = re.compile(
@@ -143,7 +144,7 @@ def triggers(db: Connection) -> Iterator[Mutation]:
         " join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace"
         " where not t.tgisinternal and t.tgparentid = 0 and n.nspname in ('public', 'app') order by 2, 3"
     ).fetchall():
-        kind = {"app.emit_event": "drop emission", "app.audit": "drop audit"}.get(
+        kind = {"app.emit_event": "drop emission", "app.audit_row": "drop audit"}.get(
             function, "drop trigger"
         )
         yield Mutation(kind, trigger, table, f'drop trigger {trigger} on {schema}."{table}"')
@@ -152,13 +153,11 @@ def triggers(db: Connection) -> Iterator[Mutation]:
 @_kind
 def checks(db: Connection) -> Iterator[Mutation]:
     """Drop each check constraint."""
-    for schema, table, constraint in db.execute(
-        "select n.nspname, c.relname, k.conname from pg_constraint k join pg_class c on c.oid = k.conrelid"
-        " join pg_namespace n on n.oid = c.relnamespace"
-        " where k.contype = 'c' and n.nspname in ('public', 'app') and not c.relispartition order by 2, 3"
-    ).fetchall():
+    for check in refusals.checks(db):
+        schema, _, name = check.table.rpartition(".")
         yield Mutation(
-            "drop check", constraint, table, f'alter table {schema}."{table}" drop constraint "{constraint}"'
+            "drop check", f"{check.table}.{check.name}", name,
+            f'alter table {schema or "public"}."{name}" drop constraint "{check.name}"',
         )  # fmt: skip
 
 
@@ -190,6 +189,22 @@ def keys(db: Connection) -> Iterator[Mutation]:
             "unique without tenant", f"{table}.{constraint}", table.rpartition(".")[2],
             f'alter table {table} drop constraint "{constraint}" cascade, add constraint "{constraint}"'
             f" {definition.replace('(org_id, ', '(')}",
+        )  # fmt: skip
+
+
+@_kind
+def calls(db: Connection) -> Iterator[Mutation]:
+    """Let visitors and members call each function that is closed to them."""
+    for signature, role in db.execute(
+        "select p.oid::regprocedure::text, r.name from pg_proc p cross join unnest(%s::text[]) r (name)"
+        " where p.pronamespace in ('public'::regnamespace, 'app'::regnamespace) and p.prokind = 'f'"
+        " and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)"
+        " and not has_function_privilege(r.name, p.oid, 'execute') and not exists ("
+        " select from pg_depend d where d.objid = p.oid and d.deptype = 'e') order by 1, 2",
+        (list(_API_ROLES),),
+    ).fetchall():
+        yield Mutation(
+            "grant execute", f"{signature} to {role}", signature, f"grant execute on function {signature} to {role}"
         )  # fmt: skip
 
 

@@ -23,13 +23,18 @@ class Check:
 
 
 def checks(db: Connection) -> list[Check]:
-    """Return the check constraints of tables, by table and name."""
+    """Return the check constraints of tables, by table and name.
+
+    Those of generated columns are left out: they say what the expression gives, and nobody can write anything else.
+    """
     return [
         Check(*row)
         for row in db.execute(
             "select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname, k.conname"
             " from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace"
-            " where k.contype = 'c' and n.nspname in ('public', 'app') and not c.relispartition order by 1, 2"
+            " where k.contype = 'c' and n.nspname in ('public', 'app') and not c.relispartition"
+            " and exists (select from pg_attribute a where a.attrelid = c.oid and a.attnum = any (k.conkey) and a.attgenerated = '')"
+            " order by 1, 2"
         ).fetchall()
     ]
 
