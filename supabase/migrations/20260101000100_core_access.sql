@@ -750,6 +750,10 @@ create trigger organizations_10_guard
 before insert or update on public.organizations
 for each row execute function app.guard_organization();
 
+create trigger organizations_90_touch
+before update on public.organizations
+for each row execute function app.touch();
+
 create trigger profiles_90_touch
 before update on public.profiles
 for each row execute function app.touch();

@@ -212,8 +212,7 @@ begin
         vertical = coalesce(app.clean_text(update_organization.vertical, 100), o.vertical),
         time_zone = coalesce(update_organization.time_zone, o.time_zone),
         locale = coalesce(update_organization.locale, o.locale),
-        settings = jsonb_strip_nulls(o.settings || coalesce(update_organization.settings, '{}')),
-        updated_at = app.now()
+        settings = jsonb_strip_nulls(o.settings || coalesce(update_organization.settings, '{}'))
     where o.id = org
     returning * into v_row;
     return v_row;
@@ -260,8 +259,7 @@ begin
     end if;
     update public.organizations as o set
         status = coalesce(set_organization_status.status, o.status),
-        plan = coalesce(set_organization_status.plan, o.plan),
-        updated_at = app.now()
+        plan = coalesce(set_organization_status.plan, o.plan)
     where o.id = org
     returning * into v_row;
     if v_row.id is null then

@@ -133,6 +133,21 @@ class Matrix:
             EXCEPTIONS.get(relation.label, {}).get("narrow", {}).get(verb, "true"), actor
         )
 
+    def granted_columns(self, relation: Relation, role: str, verb: str) -> set[str]:
+        """Return the columns on which a verb is granted to a role: all of them, for a verb that knows no columns."""
+        if verb == "delete":
+            privilege = "has_table_privilege(%(role)s, a.attrelid, 'delete')"
+        else:
+            privilege = "has_column_privilege(%(role)s, a.attrelid, a.attnum, %(verb)s)"
+        return {
+            row[0]
+            for row in self.db.execute(
+                f"select a.attname from pg_attribute a where a.attrelid = to_regclass(%(name)s) and a.attnum > 0"
+                f" and not a.attisdropped and {privilege}",
+                {"role": role, "name": f"{relation.schema}.{relation.name}", "verb": verb},
+            ).fetchall()
+        }
+
     def orgs(self, actor: Actor, module: str, action: str, scope: str) -> str:
         """Return the organisations in which the actor has exactly this scope, as an SQL array."""
         fits = self.scope(actor, module, "select" if action == "read" else "write") == scope

@@ -108,7 +108,8 @@ def _may_call(db: Connection, role: str, function: Function) -> bool:
 def wrong_callers(db: Connection, function: Function) -> list[str]:
     """Return the database roles that may call a function against its line, or may not.
 
-    A grant is looked at as well: behind one too many, the function that does the work may still refuse by the same name.
+    The call alone does not tell: behind a grant too many the function that does the work may refuse by the same name, and a
+    strict function of nulls is never called.
     """
     roles = {"anon", "authenticated", "analyst"}
     if function.name in PUBLIC:
@@ -117,7 +118,19 @@ def wrong_callers(db: Connection, function: Function) -> list[str]:
             roles.add("service_role")
     else:
         expected = set(APP.get(function.name, "").split())
-    return sorted(role for role in roles if _may_call(db, role, function) != (role in expected))
+    return sorted(
+        role
+        for role in roles
+        if _is_granted(db, role, function) != (role in expected)
+        or (role in expected and not _may_call(db, role, function))
+    )
+
+
+def _is_granted(db: Connection, role: str, function: Function) -> bool:
+    row = db.execute(
+        "select has_function_privilege(%s, %s::regprocedure, 'execute')", (role, function.signature)
+    ).fetchone()
+    return row == (True,)
 
 
 @pytest.mark.parametrize("schema", ["public", "app"])

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import psycopg
 import pytest
@@ -25,15 +25,17 @@ import pytest
 from nessos.local import postgres
 from nessos.settings import ROOT
 from tests import conftest
-from tests.access import test_functions
-from tests.access.matrix import PLACES
+from tests.access import test_functions, test_roles
+from tests.access.actors import ACTORS
+from tests.access.cells import CELLS
+from tests.access.matrix import PLACES, Matrix
 from tests.access.rows import Rows
 from tests.cluster import Server, end_run, new_run_folder
 from tests.people import Connection
 from tests.proof import mutations
 from tests.proof.mutations import Mutation
 from tests.proof.section import Run, Section, Table
-from tests.rules import refusals
+from tests.rules import audit, refusals
 from tests.schema.laws import LAWS
 from tests.schema.test_laws import EXCEPTIONS
 from tests.world import create_world
@@ -146,9 +148,9 @@ def _work(part: Sequence[Mutation], results: "multiprocessing.Queue[Result | Non
     try:
         server = Server(folder, 18)
         prepare(server)
-        with filled(server) as url:
+        with filled(server) as stage:
             for mutation in part:
-                results.put(attempt(server, url, mutation))
+                results.put(attempt(server, stage, mutation))
     finally:
         end_run(folder)
         results.put(None)
@@ -165,23 +167,31 @@ def prepare(server: Server) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A database with rows in every tenant table, and which those are."""
+
+    url: str
+    made: dict[tuple[str, str], dict[str, Any]]
+
+
 @contextlib.contextmanager
-def filled(server: Server) -> Iterator[str]:
+def filled(server: Server) -> Iterator[Stage]:
     """Give a database with rows in every tenant table."""
     with server.clone(conftest.WORLD_TEMPLATE, "m_filled") as url:
         with psycopg.connect(url) as db:
             rows = Rows(db)
             for place in PLACES:
                 rows.fill(place)
-        yield url
+        yield Stage(url, rows.made)
 
 
-def attempt(server: Server, url: str, mutation: Mutation) -> Result:
+def attempt(server: Server, stage: Stage, mutation: Mutation) -> Result:
     """Take a rule away and see who notices.
 
     Args:
         server: Holds the templates of `prepare`.
-        url: A database of `filled`, left as it is.
+        stage: Of `filled`; left as it is.
         mutation: What to do.
     """
     started = time.monotonic()
@@ -192,7 +202,7 @@ def attempt(server: Server, url: str, mutation: Mutation) -> Result:
     if mutation.name in EQUIVALENT:
         return result("equivalent", EQUIVALENT[mutation.name])
     try:
-        noticed = _in_place(url, mutation)
+        noticed = _in_place(stage, mutation)
     except psycopg.errors.UniqueViolation:  # a unique that spans tenants
         return result("killed", "rows of two organisations")
     except psycopg.Error as error:
@@ -205,28 +215,59 @@ def attempt(server: Server, url: str, mutation: Mutation) -> Result:
     return result("survived")
 
 
-def _in_place(url: str, mutation: Mutation) -> str | None:
+def _in_place(stage: Stage, mutation: Mutation) -> str | None:
     """Return who notices the mutation inside one transaction, which is undone."""
-    with psycopg.connect(url) as db:
+    with psycopg.connect(stage.url) as db:
         db.execute(mutation.statement.encode())
-        noticed = next((name for name, notices in WITNESSES.items() if notices(db, mutation)), None)
+        noticed = next(
+            (name for name, notices in WITNESSES.items() if notices(db, mutation, stage)), None
+        )
         db.rollback()
     return noticed
 
 
-def _breaks_a_law(db: Connection, mutation: Mutation) -> bool:
-    del mutation
+def _breaks_a_law(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    del mutation, stage
     return any(set(check(db)) != set(EXCEPTIONS.get(name, {})) for name, check in LAWS.items())
 
 
-def _is_not_refused(db: Connection, mutation: Mutation) -> bool:
+def _is_not_refused(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    del stage
     if mutation.kind != "drop check":
         return False
     table, _, name = mutation.target.rpartition(".")
     return refusals.accepted(db, refusals.Check(table, name)) is not None
 
 
-def _is_called_by_others(db: Connection, mutation: Mutation) -> bool:
+def _is_unrecorded(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    del stage
+    return mutation.kind == "drop audit" and bool(audit.unrecorded(db, mutation.table))
+
+
+def _deviates_from_the_documents(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    del stage
+    return mutation.table == "role_permissions" and bool(test_roles.deviations(db))
+
+
+def _reaches_other_rows(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    """Execute every cell of the matrix that lies in the mutation's relation."""
+    if mutation.kind not in OF_ACCESS:
+        return False
+    matrix = Matrix(db)
+    matrix.rows.made = stage.made
+    for relation in matrix.relations:
+        if relation.name != mutation.table:
+            continue
+        for actor in ACTORS:
+            with db.transaction(force_rollback=True):
+                matrix.make_mine(actor)
+                if any(cell(matrix, relation, actor) for cell in CELLS.values()):
+                    return True
+    return False
+
+
+def _is_called_by_others(db: Connection, mutation: Mutation, stage: Stage) -> bool:
+    del stage
     return mutation.kind == "grant execute" and any(
         test_functions.wrong_callers(db, function)
         for schema in ("public", "app")
@@ -235,10 +276,25 @@ def _is_called_by_others(db: Connection, mutation: Mutation) -> bool:
     )
 
 
-WITNESSES: Final[dict[str, Callable[[Connection, Mutation], bool]]] = {
+OF_ACCESS: Final = frozenset(
+    (
+        "drop policy",
+        "using true",
+        "with check true",
+        "using without tenant",
+        "with check without tenant",
+        "grant",
+        "no row level security",
+        "security_invoker off",
+    )
+)
+WITNESSES: Final[dict[str, Callable[[Connection, Mutation, Stage], bool]]] = {
     "a law of the catalog": _breaks_a_law,
     "a refusal of a check": _is_not_refused,
     "who may call a function": _is_called_by_others,
+    "the matrix of roles": _deviates_from_the_documents,
+    "what is audited": _is_unrecorded,
+    "a cell of the access matrix": _reaches_other_rows,
 }
 
 

@@ -439,10 +439,32 @@ def the_queue_is_free_of_foreign_keys(db: Connection) -> list[str]:
 def nobody_updates_the_keys_of_a_tenant_row(db: Connection) -> list[str]:
     return _ask(
         db,
-        f"select t.name from ({_TENANT}) t where has_any_column_privilege('authenticated', t.oid, 'update')"
-        " and not exists (select from pg_trigger g where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled in ('O', 'A')"
+        f"select t.name from ({_TENANT}) t where not exists (select from pg_trigger g where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled in ('O', 'A')"
         " and g.tgname = t.name || '_10_guard_keys')",
     )
+
+
+def _without_trigger(db: Connection, column: str, function: str) -> list[str]:
+    """Return the tables of public that have a column and no trigger that looks after it."""
+    return _ask(
+        db,
+        "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
+        " and a.attname = %s and not exists (select from pg_trigger g where g.tgrelid = c.oid"
+        " and g.tgfoid = %s::regproc and g.tgenabled in ('O', 'A'))",
+        column,
+        function,
+    )
+
+
+@law
+def the_time_of_a_change_is_the_databases(db: Connection) -> list[str]:
+    return _without_trigger(db, "updated_at", "app.touch")
+
+
+@law
+def nobody_names_somebody_else_as_creator(db: Connection) -> list[str]:
+    return _without_trigger(db, "created_by", "app.stamp_creator")
 
 
 # --- Functions and triggers -----------------------------------------------------------------------

@@ -178,6 +178,13 @@ OFFENCES: dict[str, list[str]] = {
         "drop trigger org_role_permissions_10_guard_keys on public.org_role_permissions",
         "alter table public.org_role_permissions disable trigger org_role_permissions_10_guard_keys",
     ],
+    "the_time_of_a_change_is_the_databases": [
+        "drop trigger clients_90_touch on public.clients",
+        "alter table public.clients disable trigger clients_90_touch",
+    ],
+    "nobody_names_somebody_else_as_creator": [
+        "drop trigger clients_10_stamp_creator on public.clients",
+    ],
     "every_function_fixes_an_empty_search_path": [
         _function("app.offend()", options=""),
         _function("public.offend()", options="set search_path = public"),
