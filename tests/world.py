@@ -9,7 +9,7 @@ def create_world(url: str) -> None:
     """Write the world into a freshly migrated database."""
     with psycopg.connect(url) as db:
         for org in (WORLD.a, WORLD.b):
-            _create_organization(db, org)
+            create_organization(db, org)
         for name in ("removed", "stranger", "platform_admin"):
             add_person(db, getattr(WORLD, name), name)
         db.execute(
@@ -18,7 +18,8 @@ def create_world(url: str) -> None:
         _create_analyst(db)
 
 
-def _create_organization(db: Connection, org: Org) -> None:
+def create_organization(db: Connection, org: Org) -> None:
+    """Insert an organisation with a member per role and two clients."""
     db.execute(
         "insert into public.organizations (id, name, slug) values (%s, %s, %s)",
         (org.org, f"{org.slug.title()} Serviços Ltda", org.slug),

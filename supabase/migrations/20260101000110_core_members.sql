@@ -23,15 +23,29 @@ $$;
 comment on function app.create_profile() is
     'Trigger on auth.users: gives every new user a profile.';
 
+create function app.lock_members(org uuid) returns boolean
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    perform from public.organizations as o where o.id = org for no key update;
+    return found;
+end;
+$$;
+comment on function app.lock_members(uuid) is
+    'Makes acts on the people of an organisation wait for each other until commit, by its row; '
+    'taken before any membership. False when the organisation is gone. Who may act is asked after '
+    'it: a caller whom the act before has removed no longer may.';
+
 create function app.guard_owner() returns trigger
 language plpgsql
 security definer
 set search_path = ''
 as $$
 begin
-    -- The organisation's row is the lock: two owners leaving at once wait for each other.
-    perform from public.organizations as o where o.id = old.org_id for no key update;
-    if not found then
+    -- Two owners leaving at once wait for each other.
+    if not app.lock_members(old.org_id) then
         return coalesce(new, old); -- the organisation itself is being deleted
     end if;
     if not exists (
@@ -295,6 +309,9 @@ declare
     v_row public.invitations;
 begin
     perform app.require_manager(org, app.role_rank(invite_member.role));
+    -- Of two invitations at once the second waits, and replaces the first.
+    perform app.lock_members(org);
+    perform app.require_manager(org, app.role_rank(invite_member.role));
     if app.is_valid_email(v_email) is not true
         or (invite_member.role = 'client') <> (invite_member.client_id is not null)
         or invite_member.valid_for not between '5 minutes' and '30 days'
@@ -447,6 +464,7 @@ declare
     v_row public.memberships;
 begin
     perform app.require_manager(org, 1);
+    perform app.lock_members(org);
     select * into v_row from public.memberships as m where m.org_id = org
         and m.user_id = member for update;
     if v_row.org_id is null then
@@ -505,6 +523,7 @@ declare
     v_role text;
 begin
     perform app.require_manager(org, 1);
+    perform app.lock_members(org);
     select m.role into v_role from public.memberships as m where m.org_id = org
         and m.user_id = member for update;
     if v_role is null then
@@ -538,6 +557,12 @@ begin
             'This needs a signed-in person.',
             'Sign in and try again.'
         );
+    end if;
+    -- A stranger makes nobody wait.
+    if exists (
+        select from public.memberships as m where m.org_id = org and m.user_id = auth.uid()
+    ) then
+        perform app.lock_members(org);
     end if;
     delete from public.memberships as m where m.org_id = org and m.user_id = auth.uid();
     if not found then

@@ -338,6 +338,15 @@ declare
 begin
     select k.* into v_key from public.api_keys as k
     where k.key_hash = sha256(convert_to(use_api_key.api_key, 'UTF8'));
+    if v_key.id is not null then
+        -- Requests of one key wait for each other here. What the key is good for is read after: it
+        -- may have been revoked meanwhile.
+        perform app.rate_limit(
+            'api_key/' || v_key.id, v_key.rate_per_minute, interval '1 minute'
+        );
+        select k.* into v_key from public.api_keys as k
+        where k.org_id = v_key.org_id and k.id = v_key.id;
+    end if;
     if v_key.id is null or v_key.revoked_at is not null or v_key.expires_at <= app.now() then
         perform app.raise_error(
             'api_key_invalid', 'The key is unknown, revoked or expired.',
@@ -353,7 +362,6 @@ begin
     if v_status <> 'active' then
         perform app.raise_error('organization_' || v_status, null, null);
     end if;
-    perform app.rate_limit('api_key/' || v_key.id, v_key.rate_per_minute, interval '1 minute');
     update public.api_keys as k set last_used_at = app.now()
     where
         k.org_id = v_key.org_id and k.id = v_key.id

@@ -373,6 +373,16 @@ begin
     ) then
         return null;
     end if;
+    -- A part waits for whoever publishes the whole, or it would see neither what is published nor
+    -- a document, and the document would never say what it has changed.
+    if tg_table_name = 'playbook_tasks' then
+        perform from public.playbooks as p
+        where
+            p.org_id = (v_row ->> 'org_id')::uuid
+            and p.id in ((v_row ->> tg_argv[1])::uuid, (v_old ->> tg_argv[1])::uuid)
+        order by p.id
+        for no key update;
+    end if;
     perform app.refresh_knowledge_document(
         tg_argv[0], (v_row ->> 'org_id')::uuid, (v_row ->> tg_argv[1])::uuid
     );

@@ -13,13 +13,14 @@ from typing import Annotated, Final
 import typer
 
 from nessos.settings import ROOT
-from tests.proof import budgets, report, score, suites
+from tests.proof import budgets, races, report, score, suites
 from tests.proof.section import Proof, Run, Section
 
 FOLDER: Final = ROOT / ".proof"
 PROOFS: Final[dict[str, Proof]] = {
     "matrix": suites.matrix,
     "mutations": score.prove,
+    "races": races.prove,
     "kills": suites.kills,
     "budgets": budgets.budgets,
 }

@@ -1,15 +1,16 @@
 """Sessions that enqueue, retry and release the same jobs at once."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.jobs import add_job_type
-from tests.people import Connection, World, as_member
+from tests.people import Connection, World
+from tests.races.sessions import open_stage
 
 EVERYTHING = (
     "select count(*) from (select dedupe_key from app.waiting_jobs"
@@ -39,33 +40,24 @@ def one(db: Connection, query: str, *parameters: Any) -> Any:
     return row[0]
 
 
-def while_it_waits(observer: Connection, act: Callable[[], Any], then: Callable[[], Any]) -> Any:
-    """Start an act that must wait for a lock, do something else meanwhile, and give the act's result."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[Any] = thread.submit(act)
-        while not one(observer, "select count(*) from pg_locks where not granted"):
-            assert not waiting.done(), f"did not wait: {waiting.exception() or waiting.result()}"
-        then()
-        return waiting.result()
-
-
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 @pytest.mark.parametrize(
     ("first", "second"), [("0", "1 day"), ("1 day", "0"), ("1 day", "1 day"), ("0", "0")]
 )
 def test_a_dedupe_key_holds_between_transactions_that_do_not_see_each_other(
-    url: str, observer: Connection, first: str, second: str, ending: str
+    url: str, first: str, second: str, ending: str
 ) -> None:
-    enqueue = "select app.enqueue('test.echo', '{}', null, 'k', %s)"
-    with psycopg.connect(url) as one_side, psycopg.connect(url, autocommit=True) as other_side:
-        assert one(one_side, enqueue, first) is not None
-        job = while_it_waits(
-            observer,
-            lambda: one(other_side, enqueue, second),
-            getattr(one_side, ending),
+    with open_stage(url) as stage:
+        answers = stage.meet(
+            *(
+                stage.owner("select app.enqueue('test.echo', '{}', null, 'k', %s)", delay)
+                for delay in (first, second)
+            ),
+            first_gives_up=ending == "rollback",
         )
-    assert (job is None) == (ending == "commit")
-    assert one(observer, EVERYTHING) == 1
+        assert answers[0] is not None
+        assert (answers[1] is None) == (ending == "commit")
+        assert stage.one(EVERYTHING) == 1
 
 
 def test_a_key_is_given_once_however_many_ask_at_once(url: str, observer: Connection) -> None:
@@ -100,45 +92,18 @@ def hold(db: Connection, world: World) -> int:
     return job
 
 
-@pytest.mark.parametrize(
-    "decision", ["select retry_failed_task(%s)", "select discard_failed_task(%s, 'enough')"]
-)
-def test_of_two_who_decide_on_a_held_job_at_once_one_wins_and_the_other_is_told(
-    url: str, observer: Connection, world: World, decision: str
-) -> None:
-    job = hold(observer, world)
-    with psycopg.connect(url) as first, psycopg.connect(url) as second:
-
-        def decide() -> str | None:
-            try:
-                with as_member(second, world.a, "owner"):
-                    second.execute("select retry_failed_task(%s)", (job,))
-            except psycopg.Error as error:
-                return f"{error.sqlstate} {error.diag.message_primary}"
-            return None
-
-        with as_member(first, world.a, "admin"):
-            assert one(first, decision, job) == job
-        answer = while_it_waits(observer, decide, first.commit)
-    assert answer == "PT404 failed_task_not_found"
-    decided = "select count(*) from audit_log where table_name = 'failed_tasks' and row_id = %s"
-    assert one(observer, decided, str(job)) == 1
-
-
 @pytest.mark.parametrize("delay", ["0", "1 day"])
 def test_a_retry_and_a_new_job_with_its_key_never_both_run(
     url: str, observer: Connection, world: World, delay: str
 ) -> None:
     job = hold(observer, world)
-    with psycopg.connect(url) as first, psycopg.connect(url, autocommit=True) as second:
-        first.execute("select app.retry_held_job(%s)", (job,))
-        given = while_it_waits(
-            observer,
-            lambda: one(second, "select app.enqueue('test.echo', '{}', null, 'k', %s)", delay),
-            first.commit,
+    with open_stage(url) as stage:
+        given = stage.meet(
+            stage.owner("select app.retry_held_job(%s)", job),
+            stage.owner("select app.enqueue('test.echo', '{}', null, 'k', %s)", delay),
         )
-    assert given is None
-    assert one(observer, EVERYTHING) == 1
+        assert given == [job, None]
+        assert stage.one(EVERYTHING) == 1
 
 
 def test_workers_that_release_at_once_release_every_job_once(

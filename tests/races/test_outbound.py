@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
@@ -150,28 +149,6 @@ def test_the_fifth_failure_opens_the_breaker_for_all_and_one_call_probes_it(db_u
             last = [each for process in started for each in lines(process, 1)]
         assert last.count(200) >= 1
         assert set(last) <= {200, refused[0]}
-
-
-def test_of_two_calls_that_both_find_it_half_open_one_probes(own_db_url: str) -> None:
-    begin = "select verdict from app.begin_call(gen_random_uuid(), 'omie', 'raced', '[]', 35)"
-    with (
-        psycopg.connect(own_db_url) as first,
-        psycopg.connect(own_db_url) as second,
-        psycopg.connect(own_db_url, autocommit=True) as watch,
-        ThreadPoolExecutor(1) as thread,
-    ):
-        watch.execute(
-            "insert into app.circuit_breakers (provider, account_hash, failures, half_open_at)"
-            " values ('omie', 'raced', 5, now() - interval '1 second')"
-        )
-        assert first.execute(begin).fetchone() == ("go",)
-        waiting = thread.submit(lambda: second.execute(begin).fetchone())
-        while watch.execute(
-            "select cardinality(pg_blocking_pids(%s)) > 0", (second.info.backend_pid,)
-        ).fetchone() != (True,):
-            assert not waiting.done(), waiting.result()
-        first.commit()
-        assert waiting.result() == ("probing",)
 
 
 def test_after_the_probe_s_success_all_calls_pass_again(own_db_url: str) -> None:

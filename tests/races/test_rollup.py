@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import psycopg
-import pytest
 
 from tests.people import World
 
@@ -109,40 +108,3 @@ def test_the_rollup_counts_every_committed_event_once_where_a_sequence_reader_lo
     assert drift == 0
     assert len(days) > 30
     assert followed < committed, "the control must lose events, or the test proves nothing"
-
-
-def test_two_rollups_at_once_do_not_count_an_event_twice(own_db_url: str, world: World) -> None:
-    with psycopg.connect(own_db_url) as first, psycopg.connect(own_db_url) as second:
-        first.execute(RECORD, (world.a.org, 10))
-        first.commit()
-        first.execute("select app.rollup_events()")
-        with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(lambda: second.execute("select app.rollup_events()").fetchone())
-            with psycopg.connect(own_db_url, autocommit=True) as observer:
-                while not observer.execute(
-                    "select count(*) from pg_locks where not granted"
-                ).fetchone()[0]:  # type: ignore[index]
-                    pass
-                observer.execute(RECORD, (world.a.org, 5))
-            first.commit()
-            assert waiting.result() is not None
-        second.commit()
-        second.execute("select app.rollup_events()")
-        second.commit()
-        stored, aggregated = second.execute(
-            "select (select count(*) from module_events), (select sum(count) from event_aggregates)"
-        ).fetchone() or (None, None)
-    assert stored == aggregated
-
-
-@pytest.mark.parametrize("runs", [2])
-def test_partitions_made_by_two_sessions_at_once_are_made_once(own_db_url: str, runs: int) -> None:
-    make = "select app.ensure_event_partitions('2031-01-01', '2031-06-01')"
-
-    def run() -> int:
-        with psycopg.connect(own_db_url, autocommit=True) as connection:
-            return int(connection.execute(make).fetchone()[0])  # type: ignore[index]
-
-    with ThreadPoolExecutor(runs) as threads:
-        made = [job.result() for job in [threads.submit(run) for _ in range(runs)]]
-    assert sorted(made) == [0, 6]
