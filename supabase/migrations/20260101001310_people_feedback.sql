@@ -139,6 +139,12 @@ begin
             'Criteria: ' || array_to_string(v_cycle.criteria, ', ') || '.'
         );
     end if;
+    -- Two criteria rated at once would not see each other's relation.
+    perform pg_advisory_xact_lock(
+        hashtextextended(
+            format('feedback_360/%s/%s/%s', new.cycle_id, new.subject_id, new.rater_id), 0
+        )
+    );
     if exists (
         select from public.feedback_360 as f
         where

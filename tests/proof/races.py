@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -46,14 +46,15 @@ def prove(run: Run) -> Section:
 
 @dataclass
 class _Tally:
-    """What became of a race: plays by outcome, and what gave its broken variant away."""
+    """What became of a race: plays by outcome, also broken and broken one after the other, and what gave it away."""
 
     played: Counter[bool] = field(default_factory=Counter)
     broken: Counter[bool] = field(default_factory=Counter)
+    in_turn: Counter[bool] = field(default_factory=Counter)
     noticed: str = ""
 
 
-def judge(cases: Iterable[ET.Element], races: Iterable[Race] = CATALOGUE.values()) -> Section:
+def judge(cases: Iterable[ET.Element], races: Collection[Race] = CATALOGUE.values()) -> Section:
     """Tell from the cases of a report whether every race has held and every broken variant was noticed."""
     tallies = {race.name: _Tally() for race in races}
     others: Counter[bool] = Counter()
@@ -68,32 +69,38 @@ def judge(cases: Iterable[ET.Element], races: Iterable[Race] = CATALOGUE.values(
         elif (name := properties.get("broken")) is not None:
             tallies[name].broken[has_passed] += 1
             tallies[name].noticed = properties.get("noticed", tallies[name].noticed)
+        elif (name := properties.get("in turn")) is not None:
+            tallies[name].in_turn[has_passed] += 1
         else:
             others[has_passed] += 1
         if not has_passed:
             failures.append(_failure(case))
     failures += [
-        f"{name}: not played in this run"
-        for name, tally in tallies.items()
-        if not tally.played or not tally.broken
+        f"{race.name}: not played in this run"
+        for race in races
+        for tally in [tallies[race.name]]
+        if not (tally.played and tally.broken and (tally.in_turn or not race.is_of_meeting))
     ]
     plays = sum((tally.played for tally in tallies.values()), Counter[bool]())
     broken = sum((tally.broken for tally in tallies.values()), Counter[bool]())
+    in_turn = sum((tally.in_turn for tally in tallies.values()), Counter[bool]())
     return Section(
         title="Races",
         summary=(
             f"{len(tallies)} interleavings of two or three sessions: {_of(plays)} plays held,"
-            f" {_of(broken)} of their broken variants were noticed; {_of(others)} other tests at once"
+            f" {_of(broken)} of their broken variants were noticed, {_of(in_turn)} of which hold where the sessions"
+            f" do not meet; {_of(others)} other tests at once"
         ),
         is_kept=not failures and others[True] > 0,
         tables=(
             Table(
                 caption="Races",
-                columns=("race", "sessions", "orders", "what holds", "held", "without", "noticed", "by"),
+                columns=("race", "sessions", "orders", "what holds", "held", "without", "noticed", "by", "in turn"),
                 rows=tuple(
                     (
                         race.name, race.sessions, ", ".join(race.orders), race.holds, _of(tallies[race.name].played),
                         race.guard, _of(tallies[race.name].broken), tallies[race.name].noticed,
+                        _of(tallies[race.name].in_turn) if race.is_of_meeting else "",
                     )
                     for race in races
                 ),

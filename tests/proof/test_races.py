@@ -12,6 +12,9 @@ NOTICED = (
     '<testcase name="b"><properties><property name="broken" value="{0}"/>'
     '<property name="noticed" value="assert 2 == 1"/></properties></testcase>'
 )
+IN_TURN = (
+    '<testcase name="d"><properties><property name="in turn" value="{0}"/></properties></testcase>'
+)
 LOST = HELD.replace("</testcase>", '<failure message="assert 2 == 1"/></testcase>')
 UNNOTICED = (
     '<testcase name="b"><properties><property name="broken" value="{0}"/></properties>'
@@ -22,13 +25,13 @@ RACES = list(CATALOGUE.values())[:2]
 
 
 def cases(*lines: str) -> list[ET.Element]:
-    """Read cases of a report, of each of two races those lines; the first race has no others."""
+    """Read the cases of a report with these lines for each of two races."""
     text = "".join(line.format(race.name) for race in RACES for line in lines)
     return list(ET.fromstring(f"<suite>{text}</suite>"))  # noqa: S314 - written above
 
 
 def test_races_that_hold_and_are_noticed_without_their_guard_keep_the_proof() -> None:
-    section = judge(cases(HELD, HELD, NOTICED, OTHER), RACES)
+    section = judge(cases(HELD, HELD, NOTICED, IN_TURN, OTHER), RACES)
     assert (section.is_kept, section.failures) == (True, ())
     assert section.summary.startswith(
         "2 interleavings of two or three sessions: 4 of 4 plays held, 2 of 2 of their broken"
@@ -41,14 +44,18 @@ def test_races_that_hold_and_are_noticed_without_their_guard_keep_the_proof() ->
 @pytest.mark.parametrize(
     "lines",
     [
-        (HELD, LOST, NOTICED, OTHER),
-        (HELD, UNNOTICED, OTHER),
-        (HELD, OTHER),
-        (NOTICED, OTHER),
-        (HELD, NOTICED, OTHER.replace("/>", "><error/></testcase>")),
-        (HELD, NOTICED),
+        (HELD, LOST, NOTICED, IN_TURN, OTHER),
+        (HELD, UNNOTICED, IN_TURN, OTHER),
+        (HELD, IN_TURN, OTHER),
+        (NOTICED, IN_TURN, OTHER),
+        (HELD, NOTICED, OTHER),
+        (HELD, NOTICED, IN_TURN, OTHER.replace("/>", "><error/></testcase>")),
+        (HELD, NOTICED, IN_TURN),
     ],
-    ids=["lost", "unnoticed", "never broken", "never played", "another fails", "nothing else ran"],
+    ids=[
+        *("lost", "unnoticed", "never broken", "never played", "never in turn"),
+        *("another fails", "nothing else ran"),
+    ],
 )
 def test_anything_less_does_not(lines: tuple[str, ...]) -> None:
     assert not judge(cases(*lines), RACES).is_kept

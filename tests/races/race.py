@@ -26,6 +26,9 @@ class Race:
         without: The broken variant: takes the guard away for the length of a block.
         guard: What it takes away, in words.
         broken_in: The order in which the broken variant must fail.
+        is_of_meeting: Whether the broken variant holds where nobody meets: without its guard the acts are still right
+            one after the other. Not so where the guard is a key that a second act must find, too, or where the race is
+            about what happens in the middle of a transaction.
         play: Sets the scene, has the sessions meet and asserts what holds.
     """
 
@@ -36,6 +39,7 @@ class Race:
     without: Unguard
     guard: str
     broken_in: str
+    is_of_meeting: bool
     play: Play
 
 
@@ -51,13 +55,22 @@ def race(  # noqa: PLR0913 - what there is to say of a race
     orders: tuple[str, ...] = (BOTH_COMMIT,),
     broken_in: str | None = None,
     sessions: int = 2,
+    is_of_meeting: bool = True,
 ) -> Callable[[Play], Play]:
     """Put an interleaving into the catalogue."""
 
     def put(play: Play) -> Play:
         assert name not in CATALOGUE, f"twice in the catalogue: {name}"
         CATALOGUE[name] = Race(
-            name, holds, sessions, orders, without, guard, broken_in or orders[0], play
+            name,
+            holds,
+            sessions,
+            orders,
+            without,
+            guard,
+            broken_in or orders[0],
+            is_of_meeting,
+            play,
         )
         return play
 

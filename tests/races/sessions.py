@@ -96,8 +96,9 @@ class Session:
 class Stage:
     """An organisation of its own, the database's owner who sees what is committed, and the sessions that meet."""
 
-    def __init__(self, db: Connection, url: str, exits: ExitStack) -> None:
+    def __init__(self, db: Connection, url: str, exits: ExitStack, *, in_turn: bool) -> None:
         self.db = db
+        self.in_turn = in_turn
         self.a = Org(f"race-{next(_numbers)}")
         create_organization(db, self.a)
         self.sessions: dict[str, Session] = {}
@@ -145,9 +146,17 @@ class Stage:
             What each was answered, or the key or SQLSTATE of its refusal, be it by a deferred check.
         """
         sessions = [self.session(f"session {number}") for number in range(1, len(acts) + 1)]
+        answers: dict[str, Any] = {}
+        if self.in_turn:
+            for session, act in zip(sessions, acts, strict=True):
+                answers[session.name] = session.run(act)
+                if first_gives_up and session is sessions[0]:
+                    session.roll_back()
+                elif (refused := session.commit()) is not None:
+                    answers[session.name] = refused
+            return list(answers.values())
         for session, act in zip(sessions, acts, strict=True):
             session.start(act)
-        answers: dict[str, Any] = {}
         ending: list[Session] = []
         while len(ending) < len(sessions):
             ready = [one for one in sessions if one not in ending and not one.is_busy]
@@ -210,11 +219,16 @@ class Stage:
 
 
 @contextmanager
-def open_stage(url: str) -> Iterator[Stage]:
-    """Open a stage in a database; its sessions end with the block."""
+def open_stage(url: str, *, in_turn: bool = False) -> Iterator[Stage]:
+    """Open a stage in a database; its sessions end with the block.
+
+    Args:
+        url: The database.
+        in_turn: What is said to meet comes one after the other, for comparison.
+    """
     with ExitStack() as exits:
         db = exits.enter_context(psycopg.connect(url, autocommit=True))
-        yield Stage(db, url, exits)
+        yield Stage(db, url, exits, in_turn=in_turn)
 
 
 def refusal(error: psycopg.Error) -> str:

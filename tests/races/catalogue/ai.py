@@ -148,6 +148,7 @@ def call_twice(stage: Stage, order: str) -> None:
         ),
     ),
     orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+    is_of_meeting=False,
 )
 def start_twice(stage: Stage, order: str) -> None:
     stage.db.execute(
@@ -369,6 +370,7 @@ def cancel_decided(stage: Stage, order: str) -> None:
     holds="started once; the other runner passes it over without waiting",
     guard="a runner claims the workflow with its fire time",
     without=rewritten("app.start_due_workflows()", ("for no key update of w skip locked", "")),
+    is_of_meeting=False,
 )
 def start_due(stage: Stage, _: str) -> None:
     stage.db.execute(

@@ -145,6 +145,7 @@ def retry_discarded(stage: Stage, order: str) -> None:
         ("enqueue.dedupe_key", "enqueue.dedupe_key || gen_random_uuid()"),
     ),
     orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+    is_of_meeting=False,
 )
 def enqueue_twice(stage: Stage, order: str) -> None:
     add_job_type(stage.db, "test.echo")
@@ -157,10 +158,20 @@ def enqueue_twice(stage: Stage, order: str) -> None:
 @race(
     "a job of the timetable fired by three runners",
     holds="fired once for a fire time: the others find it done",
-    guard="a fire time moves forward only",
+    guard="a fire time is looked at and moved forward in one statement",
     without=rewritten(
         "app.fire_cron_job(text, timestamp with time zone, text, uuid[])",
         ("where j.last_fire_at < excluded.last_fire_at", ""),
+        (
+            "insert into app.cron_jobs",
+            """if exists (
+                select from app.cron_jobs as j
+                where j.job = fire_cron_job.job and j.last_fire_at >= fire_cron_job.scheduled_at
+            ) then
+                return null;
+            end if;
+            insert into app.cron_jobs""",
+        ),
     ),
     orders=(BOTH_COMMIT, FIRST_GIVES_UP),
     sessions=3,
@@ -306,10 +317,20 @@ def reach_limit(stage: Stage, order: str) -> None:
 @race(
     "credentials replaced while they are put under a new key",
     holds="what a person has stored last is what is kept",
-    guard="a rotation replaces only what it has read",
+    guard="a rotation compares and sets in one statement",
     without=rewritten(
         "app.rotate_credentials(uuid, text, bytea, bytea, text)",
         ("and c.ciphertext = old_ciphertext", ""),
+        (
+            "update public.integration_credentials",
+            """if not exists (
+                select from public.integration_credentials as c
+                where c.org_id = org and c.ciphertext = old_ciphertext
+            ) then
+                return false;
+            end if;
+            update public.integration_credentials""",
+        ),
     ),
     orders=("stored first", "rotated first"),
 )
@@ -346,6 +367,7 @@ def rotate_replaced(stage: Stage, order: str) -> None:
         ),
     ),
     orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+    is_of_meeting=False,
 )
 def notify_twice(stage: Stage, order: str) -> None:
     data = {

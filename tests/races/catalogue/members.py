@@ -207,6 +207,7 @@ REMEMBERED = rewritten(
     holds="what begins after it is refused, in the same transaction, too",
     guard="the role is read by every statement, not once a transaction",
     without=REMEMBERED,
+    is_of_meeting=False,
 )
 def demote_writer(stage: Stage, _: str) -> None:
     demote = stage.member(
@@ -229,6 +230,7 @@ def demote_writer(stage: Stage, _: str) -> None:
     holds="what begins after it is refused, in the same transaction, too",
     guard="the status is read by every statement, not once a transaction",
     without=REMEMBERED,
+    is_of_meeting=False,
 )
 def suspend_writer(stage: Stage, _: str) -> None:
     suspend = stage.as_person(
@@ -267,6 +269,7 @@ def make_key(stage: Stage) -> tuple[UUID, str]:
         ),
     ),
     sessions=3,
+    is_of_meeting=False,
 )
 def revoke_used_key(stage: Stage, _: str) -> None:
     key, secret = make_key(stage)

@@ -106,7 +106,21 @@ def convert_twice(stage: Stage, order: str) -> None:
     holds="one client with two contracts",
     guard="the conversion that finds the document taken takes that client",
     without=rewritten(
-        CONVERT_SIGNATURE, ("on conflict on constraint clients_org_id_document_key do nothing", "")
+        CONVERT_SIGNATURE,
+        (
+            "values (\n            v_lead.org_id,\n            coalesce(",
+            "select\n            v_lead.org_id,\n            coalesce(",
+        ),
+        (
+            """v_lead.id
+        )
+        on conflict on constraint clients_org_id_document_key do nothing""",
+            """v_lead.id
+        where not exists (
+            select from public.clients as o
+            where o.org_id = v_lead.org_id and o.document = v_document
+        )""",
+        ),
     ),
     orders=(BOTH_COMMIT, FIRST_GIVES_UP),
 )
@@ -138,6 +152,8 @@ CONTRACT_BY_THE_ACT = all_of(
     ),
     rewritten(
         "public.accept_proposal(uuid, text)",
+        # The parts it copies are open to the trigger, not to whoever accepts.
+        (" LANGUAGE plpgsql\n", " LANGUAGE plpgsql\n SECURITY DEFINER\n"),
         (
             "update public.proposals as p set status = 'accepted'",
             """v_proposal.client_id := app.open_proposal_contract(v_proposal);
@@ -245,6 +261,7 @@ def add_to_sent(stage: Stage, order: str) -> None:
         "app.expire_proposals(uuid)",
         ("for no key update skip locked", ""),
     ),
+    is_of_meeting=False,
 )
 def expire_accepted(stage: Stage, _: str) -> None:
     proposal = sent(stage)

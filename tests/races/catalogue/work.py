@@ -4,13 +4,14 @@ import json
 from uuid import UUID
 
 from tests.people import Connection
-from tests.races.race import BOTH_COMMIT, FIRST_GIVES_UP, all_of, race, rewritten
+from tests.races.race import BOTH_COMMIT, FIRST_GIVES_UP, Unguard, all_of, race, rewritten
 from tests.races.sessions import Stage
 from tests.rules import test_contracts as contracts
 from tests.rules import test_fin as fin
 from tests.rules import test_gov as gov
 from tests.rules import test_ops_delivery as delivery
 from tests.rules import test_ops_playbooks as playbooks
+from tests.rules import test_people as people
 
 # Contracts
 
@@ -197,6 +198,118 @@ def publish_twice(stage: Stage, order: str) -> None:
     ) == [(1,)]
 
 
+# Feedback
+
+
+@race(
+    "two criteria of a colleague rated at once",
+    holds="a rater has one relation to whom he rates",
+    guard="ratings of one person by one rater take turns",
+    without=rewritten("app.guard_feedback_360()", ("perform pg_advisory_xact_lock(", "perform (")),
+    orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+)
+def rate_twice(stage: Stage, order: str) -> None:
+    cycle = people.add_cycle(stage.db, stage.a, criteria=["entrega", "clareza"])
+    rate = "select (public.submit_feedback_360(%s, %s, %s, %s, %s, 3)).relation"
+    answers = stage.meet(
+        *(
+            stage.member(
+                "employee", rate, stage.a.org, cycle, stage.a.member("ops"), relation, criterion
+            )
+            for relation, criterion in (("manager", "entrega"), ("peer", "clareza"))
+        ),
+        first_gives_up=order == FIRST_GIVES_UP,
+    )
+    assert answers[1] == ("peer" if order == FIRST_GIVES_UP else "feedback_relation_invalid")
+
+
+@race(
+    "feedback written while its cycle is closed",
+    holds="it is written before, or refused",
+    guard="whoever writes locks the cycle before he reads its state",
+    without=rewritten("app.guard_feedback_360()", ("for share", "")),
+    orders=("closed first", "written first"),
+)
+def rate_closed(stage: Stage, order: str) -> None:
+    cycle = people.add_cycle(stage.db, stage.a)
+    close = stage.member(
+        "people",
+        "update public.feedback_cycles set status = 'closed' where id = %s returning status",
+        cycle,
+    )
+    rate = stage.member(
+        "employee",
+        "select (public.submit_feedback_360(%s, %s, %s, 'peer', 'entrega', 3)).relation",
+        stage.a.org,
+        cycle,
+        stage.a.member("ops"),
+    )
+    if order == "closed first":
+        assert stage.meet(close, rate) == ["closed", "feedback_cycle_not_open"]
+    else:
+        assert stage.meet(rate, close) == ["peer", "closed"]
+
+
+# Playbooks
+
+
+def action_of(stage: Stage, *minutes: int) -> tuple[UUID, list[UUID]]:
+    """Add an action and a playbook of one task for each of these minutes, unlinked; gives them."""
+    action = playbooks.add(stage.db, "service_actions", stage.a, title="Ronda")
+    made = []
+    for number in minutes:
+        made.append(playbooks.add_playbook(stage.db, stage.a))
+        playbooks.add_task(stage.db, stage.a, made[-1], minutes=number)
+    return action, made
+
+
+LINK = (
+    "insert into public.service_action_playbooks (org_id, service_action_id, playbook_id) values (%s, %s, %s)"
+    " returning sort_order"
+)
+
+
+@race(
+    "two playbooks linked to one action at once",
+    holds="one comes after the other, and the action takes as long as both",
+    guard="whoever places a playbook locks the action",
+    without=rewritten("app.place_service_action_playbook()", ("for no key update", "")),
+    orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+)
+def link_two(stage: Stage, order: str) -> None:
+    action, made = action_of(stage, 20, 30)
+    answers = stage.meet(
+        *(stage.member("ops", LINK, stage.a.org, action, playbook) for playbook in made),
+        first_gives_up=order == FIRST_GIVES_UP,
+    )
+    assert answers == [1, 1 if order == FIRST_GIVES_UP else 2]
+    assert stage.one("select total_minutes from public.service_actions where id = %s", action) == (
+        30 if order == FIRST_GIVES_UP else 50
+    )
+
+
+@race(
+    "a playbook linked while its tasks change",
+    holds="the action takes as long as the playbook takes now",
+    guard="whoever links a playbook locks it",
+    without=all_of(
+        rewritten("app.place_service_action_playbook()", ("for share", "")),
+        rewritten("app.follow_service_action_playbooks()", ("for share", "")),
+    ),
+    orders=("changed first", "linked first"),
+)
+def link_changed(stage: Stage, order: str) -> None:
+    action, [playbook] = action_of(stage, 20)
+    change = stage.member(
+        "ops",
+        "update public.playbook_tasks set minutes = 45 where playbook_id = %s returning 'changed'",
+        playbook,
+    )
+    link = stage.member("ops", LINK, stage.a.org, action, playbook)
+    stage.meet(*((change, link) if order == "changed first" else (link, change)))
+    assert stage.one("select total_minutes from public.service_actions where id = %s", action) == 45
+
+
 # Reconciliation
 
 
@@ -248,7 +361,25 @@ def publish_playbook(stage: Stage) -> tuple[UUID, UUID, str, int]:
 
 
 STORE = "select app.store_knowledge_chunks(%s, %s, %s, null, %s)"
-STORE_SIGNATURE = "app.store_knowledge_chunks(uuid, uuid, text, text, jsonb)"
+
+
+def checked_before(condition: str) -> Unguard:
+    """Store passages when this held a moment before."""
+    return rewritten(
+        "app.store_knowledge_chunks(uuid, uuid, text, text, jsonb)",
+        (f"and {condition}", ""),
+        (
+            "update public.knowledge_documents",
+            f"""if not exists (
+                select from public.knowledge_documents as d
+                where d.org_id = store_knowledge_chunks.org and d.id = store_knowledge_chunks.document
+                    and {condition}
+            ) then
+                return false;
+            end if;
+            update public.knowledge_documents""",
+        ),
+    )
 
 
 def chunks(length: int) -> str:
@@ -259,8 +390,8 @@ def chunks(length: int) -> str:
 @race(
     "a document withdrawn while it is indexed",
     holds="nothing of a withdrawn document is found",
-    guard="passages are stored only while the document is not withdrawn",
-    without=rewritten(STORE_SIGNATURE, ("and d.status <> 'withdrawn'", "")),
+    guard="whether the document is withdrawn is asked by the statement that stores",
+    without=checked_before("d.status <> 'withdrawn'"),
     orders=("withdrawn first", "indexed first"),
 )
 def withdraw_indexed(stage: Stage, order: str) -> None:
@@ -284,10 +415,8 @@ def withdraw_indexed(stage: Stage, order: str) -> None:
 @race(
     "a document edited twice while it is indexed",
     holds="passages of an older text are not stored under the new one",
-    guard="passages are stored only for the text they were cut from",
-    without=rewritten(
-        STORE_SIGNATURE, ("and d.content_hash = store_knowledge_chunks.content_hash", "")
-    ),
+    guard="what the text is now is asked by the statement that stores",
+    without=checked_before("d.content_hash = store_knowledge_chunks.content_hash"),
     orders=("edited first", "indexed first"),
 )
 def edit_indexed(stage: Stage, order: str) -> None:
