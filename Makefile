@@ -81,7 +81,7 @@ format: install-dev
 
 test: install-dev
 	$(BIN)/pytest
-	$(BIN)/pytest --pg=16 tests/rules tests/access tests/schema
+	$(BIN)/pytest --pg=16 tests/rules tests/access tests/schema tests/races/test_catalogue.py
 
 # Data dictionary, CLI reference, types and models, from the migrations as they stand.
 reference: install-dev

@@ -232,7 +232,12 @@ begin
         if v_slot is null then
             v_now := app.wall_clock();
             select extract(epoch from min(
-                case when s.call_id is null then s.free_at - v_now else v_gate.per end
+                -- One that was never used is free since -infinity, from which Postgres 16 subtracts
+                -- nothing.
+                case
+                    when s.call_id is null then greatest(s.free_at, v_now) - v_now
+                    else v_gate.per
+                end
             )) into v_wait
             from app.call_slots as s
             where
