@@ -101,6 +101,20 @@ def rewritten(function: str, *changes: tuple[str, str]) -> Unguard:
     return unguard
 
 
+def executed(statements: str, *, undo: str) -> Unguard:
+    """Change the schema."""
+
+    @contextmanager
+    def unguard(db: Connection) -> Iterator[None]:
+        db.execute(statements.encode())
+        try:
+            yield
+        finally:
+            db.execute(undo.encode())
+
+    return unguard
+
+
 def all_of(*unguards: Unguard) -> Unguard:
     """Take several guards away that hold the same."""
 

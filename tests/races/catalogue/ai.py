@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from tests.people import Connection, as_agent
 from tests.races.race import BOTH_COMMIT, FIRST_GIVES_UP, all_of, race, rewritten
 from tests.races.sessions import Act, Stage
+from tests.rules import test_agent_outputs as outputs
 
 # Budgets
 
@@ -423,3 +424,37 @@ def suggest_twice(stage: Stage, order: str) -> None:
         (second,)
     ]
     assert first == second or order == FIRST_GIVES_UP
+
+
+@race(
+    "a suggestion accepted while it is rejected",
+    holds="the first decision counts, and what it does is done; the other person is told",
+    guard="the lock on the suggestion",
+    without=rewritten(
+        "app.decide_agent_suggestion(uuid, uuid, text, text)", ("for no key update", "")
+    ),
+    orders=("accepted first", "rejected first", FIRST_GIVES_UP),
+)
+def decide_suggestion(stage: Stage, order: str) -> None:
+    with stage.db.transaction():
+        service = outputs.add_service(stage.db, stage.a)
+        asked = outputs.ask(stage.db, stage.a, "sales", "suggest_service_copy(%s)", service)
+        written = outputs.answer(stage.db, asked, outputs.service_copy())
+    acts = [
+        stage.member(
+            "director",
+            f"select (public.{verb}_agent_suggestion(%s, %s)).status",
+            stage.a.org,
+            written["id"],
+        )
+        for verb in ("accept", "reject")
+    ]
+    if order == "rejected first":
+        acts.reverse()
+    answers = stage.meet(*acts, first_gives_up=order == FIRST_GIVES_UP)
+    status = "accepted" if order == "accepted first" else "rejected"
+    if order == FIRST_GIVES_UP:
+        assert answers[1] == status
+    else:
+        assert answers == [status, "suggestion_not_open"]
+    assert outputs.state(stage.db, written)["status"] == status

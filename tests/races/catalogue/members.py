@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.people import WORLD, as_member
-from tests.races.race import BOTH_COMMIT, FIRST_GIVES_UP, race, rewritten
+from tests.races.race import BOTH_COMMIT, FIRST_GIVES_UP, executed, race, rewritten
 from tests.races.sessions import Act, Stage
 
 NOBODY_WAITS = rewritten("app.lock_members(uuid)", ("for no key update", ""))
@@ -69,6 +69,74 @@ def invite_twice(stage: Stage, _: str) -> None:
         "select role from public.invitations where org_id = %s and email = 'nova@race.test' and revoked_at is null",
         stage.a.org,
     ) == [("finance",)]
+
+
+@race(
+    "an admin who loses the role while he invites",
+    holds="his invitation is in before, or refused",
+    guard="who may invite is asked once the act before has ended",
+    without=NOBODY_WAITS,
+    orders=("lost first", "invited first"),
+)
+def demote_inviting(stage: Stage, order: str) -> None:
+    demote = stage.member(
+        "owner",
+        "select (public.set_member_role(%s, %s, 'employee')).role",
+        stage.a.org,
+        stage.a.member("admin"),
+    )
+    invite_him = stage.member(
+        "admin",
+        "select public.invite_member(%s, 'cumplice@race.test', 'admin') ->> 'role'",
+        stage.a.org,
+    )
+    if order == "lost first":
+        assert stage.meet(demote, invite_him) == ["employee", "not_allowed"]
+    else:
+        assert stage.meet(invite_him, demote) == ["admin", "employee"]
+
+
+def left_of(stage: Stage) -> set[str]:
+    """Name the tables that still have rows of the organisation."""
+    tables = stage.rows(
+        "select c.oid::regclass::text from pg_class as c"
+        " inner join pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('public', 'app')"
+        " inner join pg_attribute as a on a.attrelid = c.oid and a.attname = 'org_id'"
+        " where c.relkind in ('r', 'p') and not c.relispartition"
+    )
+    query = " union all ".join(
+        f"select '{name}' from {name} where org_id = %(org)s" for (name,) in tables
+    )
+    return {name for (name,) in stage.db.execute(query.encode(), {"org": stage.a.org}).fetchall()}
+
+
+@race(
+    "an organisation erased while it is written",
+    holds="nothing of it is left but its audit trail; whoever writes after it is refused",
+    guard="every row refers to its organisation",
+    without=executed(
+        # The event of a row refers to the organisation as well.
+        "alter table public.tasks drop constraint tasks_org_id_fkey, disable trigger tasks_70_emit",
+        undo=(
+            "delete from public.tasks as t where not exists"
+            " (select from public.organizations as o where o.id = t.org_id);"
+            " alter table public.tasks add constraint tasks_org_id_fkey"
+            " foreign key (org_id) references public.organizations (id) on delete cascade,"
+            " enable trigger tasks_70_emit"
+        ),
+    ),
+    orders=("erased first", "written first"),
+)
+def erase_written(stage: Stage, order: str) -> None:
+    erase = stage.owner(
+        "delete from public.organizations where id = %s returning 'erased'", stage.a.org
+    )
+    write = stage.member("ops", ADD_TASK, stage.a.org)
+    if order == "erased first":
+        assert stage.meet(erase, write)[1] in {"23503", "42501"}
+    else:
+        assert stage.meet(write, erase) == ["written", "erased"]
+    assert left_of(stage) == {"audit_log"}
 
 
 @race(

@@ -367,6 +367,36 @@ def link_changed(stage: Stage, order: str) -> None:
 
 
 @race(
+    "the actions of a service set by two",
+    holds="the service has exactly what the second has set",
+    guard="the lock on the service",
+    without=rewritten("public.set_service_actions(uuid, uuid, uuid[])", ("for no key update", "")),
+    orders=(BOTH_COMMIT, FIRST_GIVES_UP),
+)
+def set_actions(stage: Stage, order: str) -> None:
+    with stage.db.transaction():
+        service = site.add_service(stage.db, stage.a)
+        actions = [site.add_action(stage.db, stage.a) for _ in range(2)]
+    stage.meet(
+        *(
+            stage.member(
+                "director",
+                "select count(*) from public.set_service_actions(%s, %s, %s)",
+                stage.a.org,
+                service,
+                [action],
+            )
+            for action in actions
+        ),
+        first_gives_up=order == FIRST_GIVES_UP,
+    )
+    assert stage.rows(
+        "select service_action_id from public.services_catalog_actions where service_id = %s",
+        service,
+    ) == [(actions[1],)]
+
+
+@race(
     "a success case made a post twice",
     holds="one post, and both are given it",
     guard="the lock on the case",
