@@ -13,13 +13,14 @@ from typing import Annotated, Final
 import typer
 
 from nessos.settings import ROOT
-from tests.proof import budgets, races, report, score, suites
+from tests.proof import budgets, interference, races, report, score, suites
 from tests.proof.section import Proof, Run, Section
 
 FOLDER: Final = ROOT / ".proof"
 PROOFS: Final[dict[str, Proof]] = {
     "matrix": suites.matrix,
     "mutations": score.prove,
+    "interference": interference.prove,
     "races": races.prove,
     "kills": suites.kills,
     "budgets": budgets.budgets,
@@ -32,13 +33,14 @@ def main(
         list[str] | None, typer.Argument(help=f"Any of {', '.join(PROOFS)}; all without.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Draw what an earlier run has drawn.")] = None,
+    only: Annotated[str, typer.Option(help="Part of the names of the mutations to try.")] = "",
     processes: Annotated[int, typer.Option(min=1, help="At work at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Run proofs and write .proof/proof.md and .proof/proof.html; exit code 1 when one is not kept."""
     unknown = set(names or ()) - set(PROOFS)
     if unknown:
         raise typer.BadParameter(f"no such proof: {', '.join(sorted(unknown))}")
-    run = Run(secrets.randbelow(2**31) if seed is None else seed, processes, _say)
+    run = Run(secrets.randbelow(2**31) if seed is None else seed, processes, only, _say)
     _say(f"seed {run.seed}")
     FOLDER.mkdir(exist_ok=True)
     for name, prove in PROOFS.items():

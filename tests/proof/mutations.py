@@ -179,6 +179,17 @@ def keys(db: Connection) -> Iterator[Mutation]:
             f'create unique index on {parent} ({columns}); alter table {table} drop constraint "{constraint}",'
             f' add constraint "{constraint}" {single}',
         )  # fmt: skip
+    for table, index, definition in db.execute(
+        "select i.indrelid::regclass::text, i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) from pg_index i"
+        " join pg_class c on c.oid = i.indrelid where i.indisunique and not c.relispartition"
+        " and c.relnamespace in ('public'::regnamespace, 'app'::regnamespace)"
+        " and not exists (select from pg_constraint k where k.conindid = i.indexrelid)"
+        " and pg_get_indexdef(i.indexrelid) ~ '[(]org_id, ' order by 1, 2"
+    ).fetchall():
+        yield Mutation(
+            "unique without tenant", f"{table}.{index}", table.rpartition(".")[2],
+            f"drop index {index}; {definition.replace('(org_id, ', '(')}",
+        )  # fmt: skip
     for table, constraint, definition in db.execute(
         "select k.conrelid::regclass::text, k.conname, pg_get_constraintdef(k.oid) from pg_constraint k"
         " where k.contype = 'u' and k.conparentid = 0"

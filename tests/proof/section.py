@@ -49,11 +49,13 @@ class Run:
     Attributes:
         seed: Of everything drawn at random; the same seed draws the same.
         processes: How many may work at a time.
+        only: What a proof that consists of many is limited to; empty: nothing.
         say: Tells the person who waits how far it is.
     """
 
     seed: int
     processes: int
+    only: str
     say: Callable[[str], None]
 
 
