@@ -266,6 +266,17 @@ declare
     v_year integer := extract(year from app.org_today(org));
     v_last integer;
 begin
+    -- Triggers call this before the policies are asked: a stranger would wait for a number, or learn
+    -- whether there is such an organisation.
+    if
+        current_setting('role', true) in ('anon', 'authenticated')
+        and not next_number.org = any(app.caller_org_ids())
+    then
+        perform app.raise_error(
+            'not_allowed', 'You are not a member of this organisation.',
+            'Ask an admin of the organisation.'
+        );
+    end if;
     -- The counter's row stays locked until the transaction ends: the next caller waits, and a
     -- rollback gives the number back.
     insert into app.number_counters as c (org_id, kind, year, last)

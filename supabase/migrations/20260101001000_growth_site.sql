@@ -726,6 +726,9 @@ create trigger success_cases_70_emit
 after insert or update or delete on public.success_cases
 for each row execute function app.emit_event('growth', 'case', '', 'slug', 'is_published');
 
+create trigger public_posts_10_guard_author
+before insert or update of author_id on public.public_posts
+for each row execute function app.guard_member('author_id');
 create trigger public_posts_10_guard_status
 before update of status on public.public_posts
 for each row when (old.status is distinct from new.status)

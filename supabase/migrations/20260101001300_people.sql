@@ -360,6 +360,9 @@ execute function app.guard_move('training_gap', 'status');
 create trigger training_gaps_10_guard_member
 before insert or update of user_id on public.training_gaps
 for each row execute function app.guard_member('user_id');
+create trigger training_gaps_10_guard_detected_by
+before insert or update of detected_by on public.training_gaps
+for each row execute function app.guard_member('detected_by');
 
 create trigger training_gaps_50_derive_solved_at
 before insert or update of status, solved_at on public.training_gaps

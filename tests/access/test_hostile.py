@@ -2,6 +2,7 @@
 
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from tests.people import (
@@ -111,3 +112,42 @@ def test_an_agent_is_not_talked_into_telling_who_works_here(db: Connection, worl
         assert db.execute("select id from public.profiles").fetchall() == []
         with refused("not_found"):
             db.execute("select * from public.list_members(%s)", (world.a.org,))
+
+
+def test_a_stranger_draws_no_number_of_an_organisation(db: Connection, world: World) -> None:
+    """The number is drawn before the policies are asked: it must not tell whether there is such an organisation."""
+    answers = []
+    for org in (world.b.org, UUID(int=1)):
+        with (
+            pytest.raises(psycopg.ProgrammingError) as caught,
+            db.transaction(),
+            as_member(db, world.a, "sales"),
+        ):
+            db.execute("insert into proposals (org_id, title) values (%s, 'x')", (org,))
+        answers.append((caught.value.diag.message_primary, caught.value.diag.message_detail))
+    assert answers[0] == answers[1] == ("not_allowed", "You are not a member of this organisation.")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "rest"),
+    [
+        ("public_posts", "author_id", {"title": "x", "slug": "x"}),
+        ("training_gaps", "detected_by", {}),
+    ],
+)
+def test_nobody_is_named_who_is_not_a_member(
+    db: Connection, world: World, table: str, column: str, rest: dict[str, str]
+) -> None:
+    values = {"org_id": world.a.org, **rest, column: world.b.member("legal")}
+    if table == "training_gaps":
+        playbook = db.execute(
+            "insert into playbooks (org_id, title, slug) values (%s, 'x', 'x') returning id",
+            (world.a.org,),
+        ).fetchone()
+        assert playbook is not None
+        values |= {"user_id": world.a.member("ops"), "playbook_id": playbook[0]}
+    with pytest.raises(psycopg.Error, match="user_not_member"), as_member(db, world.a, "owner"):
+        db.execute(
+            f"insert into {table} ({', '.join(values)}) values ({', '.join(['%s'] * len(values))})",
+            list(values.values()),
+        )

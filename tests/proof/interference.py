@@ -30,8 +30,8 @@ from tests.api.stack import Api, Running
 from tests.cluster import Server, end_run, new_run_folder
 from tests.people import ROLES
 from tests.proof import requests
+from tests.proof.prepared import prepare
 from tests.proof.requests import Drawer, Request
-from tests.proof.score import prepare
 from tests.proof.section import Run, Section, Table
 
 REQUESTS: Final = 20_000

@@ -8,7 +8,6 @@ database that lack the rule.
 import contextlib
 import functools
 import multiprocessing
-import os
 import random
 import re
 import time
@@ -34,11 +33,11 @@ from tests.cluster import Server, end_run, new_run_folder
 from tests.people import Connection
 from tests.proof import mutations
 from tests.proof.mutations import Mutation
+from tests.proof.prepared import PreparedServer, prepare, run_tests
 from tests.proof.section import Run, Section, Table
 from tests.rules import audit, refusals
 from tests.schema.laws import LAWS
 from tests.schema.test_laws import EXCEPTIONS
-from tests.world import create_world
 
 Verdict = Literal["killed", "survived", "invalid", "equivalent"]
 FLOOR: Final = 0.99
@@ -157,17 +156,6 @@ def _work(part: Sequence[Mutation], results: "multiprocessing.Queue[Result | Non
     finally:
         end_run(folder)
         results.put(None)
-
-
-def prepare(server: Server) -> None:
-    """Build the templates that tests clone."""
-    server.template(conftest.TEMPLATE, postgres.build_database)
-    server.template(
-        conftest.WORLD_TEMPLATE,
-        lambda cluster, name: create_world(
-            cluster.create_database(name, template=conftest.TEMPLATE)
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -329,16 +317,12 @@ def suites_of(mutation: Mutation) -> list[str]:
     return sorted(named, key=lambda path: -named[path])[:6]
 
 
-class MutatedServer(Server):
-    """The process's server, whose clones have one mutation."""
+class MutatedServer(PreparedServer):
+    """A prepared server whose clones have one mutation."""
 
     def __init__(self, server: Server, mutation: Mutation) -> None:
-        self.cluster = server.cluster
+        super().__init__(server)
         self.mutation = mutation
-
-    def template(self, name: str, build: object) -> str:  # noqa: ARG002 - built before the fork
-        """Name a template, which the process has built already."""
-        return name
 
     @contextlib.contextmanager
     def clone(self, template: str, name: str) -> Iterator[str]:
@@ -350,21 +334,5 @@ class MutatedServer(Server):
 
 
 def _run(server: Server, mutation: Mutation, suite: str) -> int:
-    """Run tests in a process of their own, on copies without the rule; gives pytest's exit code."""
-    child = os.fork()
-    if child == 0:
-        setattr(conftest, "Server", lambda *_: MutatedServer(server, mutation))  # noqa: B010 - seen by the fixture
-        options = [
-            "-x",
-            "-o",
-            "addopts=",
-            "-p",
-            "no:terminal",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-        ]
-        os._exit(int(pytest.main([*options, suite])))
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    """Run tests on copies without the rule; gives pytest's exit code."""
+    return run_tests(MutatedServer(server, mutation), suite)

@@ -467,6 +467,21 @@ def nobody_names_somebody_else_as_creator(db: Connection) -> list[str]:
     return _without_trigger(db, "created_by", "app.stamp_creator")
 
 
+@law
+def whoever_a_client_names_is_a_member(db: Connection) -> list[str]:
+    """A foreign key to people knows no tenant: it would tell whether somebody exists, and name strangers."""
+    return _ask(
+        db,
+        "select k.conrelid::regclass || '.' || a.attname from pg_constraint k"
+        " join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any (k.conkey)"
+        " where k.contype = 'f' and k.confrelid = 'public.profiles'::regclass and k.conparentid = 0"
+        " and (has_column_privilege('authenticated', k.conrelid, a.attnum, 'insert')"
+        "  or has_column_privilege('authenticated', k.conrelid, a.attnum, 'update'))"
+        " and not exists (select from pg_trigger g where g.tgrelid = k.conrelid and g.tgenabled in ('O', 'A')"
+        "  and g.tgfoid = 'app.guard_member'::regproc and position(a.attname in encode(g.tgargs, 'escape')) = 1)",
+    )
+
+
 # --- Functions and triggers -----------------------------------------------------------------------
 
 

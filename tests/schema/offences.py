@@ -182,6 +182,10 @@ OFFENCES: dict[str, list[str]] = {
         "drop trigger clients_90_touch on public.clients",
         "alter table public.clients disable trigger clients_90_touch",
     ],
+    "whoever_a_client_names_is_a_member": [
+        "drop trigger public_posts_10_guard_author on public.public_posts",
+        "alter table public.training_gaps add column seen_by uuid references public.profiles (id)",
+    ],
     "nobody_names_somebody_else_as_creator": [
         "drop trigger clients_10_stamp_creator on public.clients",
     ],
