@@ -28,12 +28,14 @@ class Mutation:
         target: The rule.
         table: The table or function it belongs to, which says what tests are about it.
         statement: SQL that does it.
+        function: What a trigger calls; it says so as well.
     """
 
     kind: str
     target: str
     table: str
     statement: str
+    function: str = ""
 
     @property
     def name(self) -> str:
@@ -147,7 +149,9 @@ def triggers(db: Connection) -> Iterator[Mutation]:
         kind = {"app.emit_event": "drop emission", "app.audit_row": "drop audit"}.get(
             function, "drop trigger"
         )
-        yield Mutation(kind, trigger, table, f'drop trigger {trigger} on {schema}."{table}"')
+        yield Mutation(
+            kind, trigger, table, f'drop trigger {trigger} on {schema}."{table}"', function
+        )
 
 
 @_kind

@@ -307,14 +307,18 @@ def _sources() -> dict[str, str]:
 
 
 def suites_of(mutation: Mutation) -> list[str]:
-    """Return the six test files that name the mutation's table most often."""
+    """Return up to six test files: first those called like what a trigger does, then by how often they name the table."""
     name = mutation.table.rpartition(".")[2]
-    named = {
-        path: count
+    words = set(re.findall(r"[a-z]+", mutation.function.removeprefix("app.")))
+    ranks = {
+        path: (
+            bool(words & set(re.findall(r"[a-z]+", Path(path).stem))),
+            len(re.findall(rf"\b{re.escape(name)}\b", text)),
+        )
         for path, text in _sources().items()
-        if (count := len(re.findall(rf"\b{re.escape(name)}\b", text)))
     }
-    return sorted(named, key=lambda path: -named[path])[:6]
+    named = [path for path, rank in ranks.items() if any(rank)]
+    return sorted(named, key=lambda path: ranks[path], reverse=True)[:6]
 
 
 class MutatedServer(PreparedServer):

@@ -204,3 +204,23 @@ def test_what_an_event_caused_tells_of_it(db: Connection, world: World) -> None:
         " where entrypoint = 'agent.run'",
     )
     assert payload == {"agent_run_id": str(run), "event_id": event}
+
+
+def test_an_organisation_begins_with_an_agent_of_each_kind_with_room_for_its_answers(
+    db: Connection,
+) -> None:
+    org = one(
+        db, "insert into organizations (name, slug) values ('Nova', 'nova-empresa') returning id"
+    )
+    kinds = db.execute(
+        "select k.kind, s.max_output_tokens from app.agent_kinds k left join app.suggestion_kinds s using (kind)"
+        " where k.kind <> 'custom' order by 1"
+    ).fetchall()
+    assert any(room for _, room in kinds)
+    assert (
+        kinds
+        == db.execute(
+            "select kind, (config ->> 'max_output_tokens')::integer from agents where org_id = %s order by 1",
+            (org,),
+        ).fetchall()
+    )

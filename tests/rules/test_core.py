@@ -925,3 +925,31 @@ def test_a_rate_limit_slides(db: Connection) -> None:
     db.execute("select app.rate_limit('porta', 5, '10 minutes')")
     with refused("rate_limited"):
         db.execute("select app.rate_limit('porta', 5, '10 minutes')")
+
+
+def test_what_a_role_and_the_settings_were_is_kept(db: Connection, world: World) -> None:
+    """Indices of a past month count by what was true then."""
+
+    def kept(entity: object) -> list[Any]:
+        return [
+            row[0]
+            for row in db.execute(
+                "select state from public.recorded_states where org_id = %s and entity_id = %s order by position",
+                (world.a.org, entity),
+            ).fetchall()
+        ]
+
+    person = world.a.member("sales")
+    db.execute(
+        "update memberships set role = 'ops' where org_id = %s and user_id = %s",
+        (world.a.org, person),
+    )
+    db.execute("delete from memberships where org_id = %s and user_id = %s", (world.a.org, person))
+    assert kept(person) == [{"role": "sales"}, {"role": "ops"}, None]
+    db.execute(
+        "update organizations set time_zone = 'America/Manaus' where id = %s", (world.a.org,)
+    )
+    assert [state["time_zone"] for state in kept(world.a.org)] == [
+        "America/Sao_Paulo",
+        "America/Manaus",
+    ]

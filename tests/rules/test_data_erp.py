@@ -905,3 +905,37 @@ def test_the_moment_of_a_run_is_its_start(db: Connection, world: World) -> None:
     merge(db, run)
     assert title_of(db, world.a)["synced_at"] == run["started_at"]
     assert run["started_at"] + timedelta(hours=1) == one(db, "select app.now() as n")["n"]
+
+
+def test_a_title_finds_its_client_by_code_whichever_comes_first(
+    db: Connection, world: World
+) -> None:
+    def linked() -> list[Any]:
+        return [
+            row[0]
+            for row in db.execute(
+                "select c.name from public.erp_receivables r left join public.clients c"
+                " on c.org_id = r.org_id and c.id = r.client_id where r.org_id = %s order by r.title_number",
+                (world.a.org,),
+            ).fetchall()
+        ]
+
+    def title(number: int, code: int) -> None:
+        db.execute(
+            "insert into public.erp_receivables (org_id, title_number, omie_codigo, amount, open, due_on, status)"
+            " values (%s, %s, %s, 10, 10, '2026-03-10', 'open')",
+            (world.a.org, number, code),
+        )
+
+    def client(name: str, code: int) -> None:
+        db.execute(
+            "insert into public.clients (org_id, name, omie_codigo) values (%s, %s, %s)",
+            (world.a.org, name, code),
+        )
+
+    client("Primeira", 71)
+    title(1, 71)
+    title(2, 72)
+    assert linked() == ["Primeira", None]
+    client("Segunda", 72)
+    assert linked() == ["Primeira", "Segunda"]

@@ -51,3 +51,33 @@ def test_a_published_playbook_is_found_and_gone_once_archived(db: Connection, wo
     with as_member(db, world.a, "ops"):
         assert found(db, world.a.org, "como trocar câmeras?") == []
     assert db.execute("select count(*) from knowledge_chunks").fetchone() == (0,)
+
+
+def test_a_playbook_is_found_by_its_tasks(db: Connection, world: World) -> None:
+    playbook = publish_playbook(db, world.a.org, "Troca de câmera", "Siga a ordem das tarefas.")
+    db.execute(
+        "insert into playbook_tasks (org_id, playbook_id, title, minutes) values (%s, %s, 'Medir a voltagem', 5)",
+        (world.a.org, playbook),
+    )
+    index_all(db)
+    with as_member(db, world.a, "ops"):
+        assert found(db, world.a.org, "voltagem") == ["Troca de câmera"]
+    db.execute("update playbook_tasks set title = 'Conferir o aterramento'")
+    index_all(db)
+    with as_member(db, world.a, "ops"):
+        assert found(db, world.a.org, "voltagem") == []
+        assert found(db, world.a.org, "aterramento") == ["Troca de câmera"]
+
+
+def test_a_policy_is_found_by_its_latest_text(db: Connection, world: World) -> None:
+    row = db.execute(
+        "insert into policies (org_id, title) values (%s, 'Segurança') returning id", (world.a.org,)
+    ).fetchone()
+    assert row is not None
+    for text in ("Crachás são pessoais.", "Biometria na portaria."):
+        with as_member(db, world.a, "legal"):
+            db.execute("select publish_policy(%s, %s)", (row[0], text))
+        index_all(db)
+    with as_member(db, world.a, "legal"):
+        assert found(db, world.a.org, "crachás") == []
+        assert found(db, world.a.org, "biometria") == ["Segurança"]

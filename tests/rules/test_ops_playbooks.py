@@ -156,6 +156,19 @@ def test_totals_follow_a_task_through_playbook_and_action(db: Connection, world:
     assert (estimate(db, playbook), totals(db, action)) == ((0, 0), (15, 0))
 
 
+def test_totals_follow_a_link_to_another_playbook(db: Connection, world: World) -> None:
+    short, long = (add_playbook(db, world.a) for _ in range(2))
+    add_task(db, world.a, short, minutes=10)
+    add_task(db, world.a, long, minutes=90)
+    action = add_action(db, world.a, short)
+    assert totals(db, action)[0] == 10
+    db.execute("update public.service_action_playbooks set playbook_id = %s", (long,))
+    assert totals(db, action)[0] == 90
+    other = add_action(db, world.a)
+    db.execute("update public.service_action_playbooks set service_action_id = %s", (other,))
+    assert (totals(db, action)[0], totals(db, other)[0]) == (0, 90)
+
+
 def test_totals_follow_the_complexity(db: Connection, world: World) -> None:
     playbook = add_playbook(db, world.a)
     add_task(db, world.a, playbook, minutes=41)

@@ -634,6 +634,37 @@ def test_a_schedule_starts_its_workflow_once_and_catches_up_the_last_fire_time(
         set_clock(db, None)
 
 
+def test_a_changed_definition_reacts_to_its_new_event_and_a_paused_one_to_none(
+    db: Connection, world: World
+) -> None:
+    def patterns() -> list[Any]:
+        return db.execute(
+            "select pattern from public.event_subscriptions where workflow_id = %s", (workflow,)
+        ).fetchall()
+
+    workflow = save(db, world.a, TASK)
+    assert patterns() == [("growth.lead.created",)]
+    db.execute(
+        "update public.workflows set definition = jsonb_set(definition, '{when,event}', '\"growth.lead.won\"') where id = %s",
+        (workflow,),
+    )
+    assert patterns() == [("growth.lead.won",)]
+    db.execute(
+        "update public.workflows set is_active = false, paused_reason = 'manual' where id = %s",
+        (workflow,),
+    )
+    assert patterns() == []
+
+
+def test_a_workflow_works_for_a_member(db: Connection, world: World) -> None:
+    workflow = save(db, world.a, TASK)
+    with refused("user_not_member"):
+        db.execute(
+            "update public.workflows set owner_id = %s where id = %s",
+            (world.b.member("director"), workflow),
+        )
+
+
 # --- Agents and the shipped workflows ------------------------------------------------------------
 
 
