@@ -13,6 +13,8 @@ const { createPostgresConnection } = await import("@supabase/lite/postgres");
 const env = process.env;
 const port = Number(env.NESSOS_GATEWAY_PORT ?? 54321);
 const functionsPort = Number(env.NESSOS_FUNCTIONS_PORT ?? 54323);
+const jsonLevels = 200;
+const authTexts = ["email", "phone", "password", "refresh_token", "token", "token_hash", "type"];
 const bodyLimit = Number(env.NESSOS_BODY_LIMIT_MB ?? 10) * 1024 * 1024;
 const config = JSON.parse(env.NESSOS_PROJECT ?? "{}");
 const { email: { enabled: emailEnabled = true, ...email } = {}, ...auth } = config.auth ?? {};
@@ -235,6 +237,40 @@ async function readBody(request) {
 const tooLarge = () =>
   new Refusal(413, "payload_too_large", `The body exceeds ${bodyLimit / 1024 / 1024} MB.`);
 
+// What a hosted project's services refuse and the library falls over: levels of JSON by the thousand, in Auth
+// anything but an object, and null bytes, which no text in Postgres holds.
+function checkJson(path, body) {
+  const text = body?.toString() ?? "";
+  if (levelsOf(text) > jsonLevels) {
+    throw new Refusal(400, "bad_json", `The body has more than ${jsonLevels} levels of JSON.`);
+  }
+  if (!path.startsWith("/auth/v1/") || text === "") return;
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new Refusal(400, "bad_json", "The body is not JSON.");
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    throw new Refusal(400, "bad_json", "The body is not a JSON object.");
+  }
+  const wrong = authTexts.find((name) => typeof (value[name] ?? "") !== "string");
+  if (wrong) throw new Refusal(400, "validation_failed", `${wrong} is a text.`);
+  if (JSON.stringify(value).includes("\\u0000")) {
+    throw new Refusal(400, "bad_json", "A text has a null byte.");
+  }
+}
+
+function levelsOf(text) {
+  let levels = 0;
+  let deepest = 0;
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[[\]{}]/gs)) {
+    if (token === "[" || token === "{") deepest = Math.max(deepest, ++levels);
+    else if (token === "]" || token === "}") levels -= 1;
+  }
+  return deepest;
+}
+
 function trustedHeaders(request, requestId) {
   const headers = new Headers();
   for (const [name, value] of Object.entries(request.headers)) {
@@ -282,6 +318,7 @@ async function answer(request, url, headers) {
   }
   const hasBody = request.method !== "GET" && request.method !== "HEAD";
   const init = { method: request.method, headers, body: hasBody ? await readBody(request) : null };
+  if (!isFunction) checkJson(path, init.body);
   if (isFunction) {
     const target = `http://127.0.0.1:${functionsPort}${path.slice("/functions/v1".length)}`;
     return await fetch(target + url.search, { ...init, redirect: "manual" }).catch(() => {

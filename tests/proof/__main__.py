@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from nessos.settings import ROOT
-from tests.proof import budgets, interference, races, report, score, suites, upgrades
+from tests.proof import border, budgets, interference, races, report, score, suites, upgrades
 from tests.proof.section import Proof, Run, Section
 
 FOLDER: Final = ROOT / ".proof"
@@ -22,6 +22,7 @@ PROOFS: Final[dict[str, Proof]] = {
     "mutations": score.prove,
     "interference": interference.prove,
     "races": races.prove,
+    "border": border.prove,
     "upgrades": upgrades.prove,
     "kills": suites.kills,
     "budgets": budgets.budgets,
