@@ -17,6 +17,9 @@ from tests.cluster import Server, end_run, new_run_folder
 from tests.people import WORLD, Connection, World
 from tests.world import create_world
 
+# Plain asserts outside of test files, which have to say what they found; before anybody imports them.
+pytest.register_assert_rewrite("tests.races.catalogue")
+
 TEMPLATE, WORLD_TEMPLATE = "nessos_template", "nessos_world"
 _numbers = itertools.count(1)
 

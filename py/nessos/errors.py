@@ -145,7 +145,8 @@ def from_psycopg(error: psycopg.Error) -> DatabaseError:
         error: The driver's error.
 
     Returns:
-        A `RuleError` for SQLSTATE `PT4xx`, else a `DatabaseError` with the server's first line.
+        A `RuleError` for SQLSTATE `PT4xx`, else a `DatabaseError` with the server's first line, and
+        the state unless the value that was given is at fault.
     """
     diag = error.diag
     state = error.sqlstate or ""
@@ -157,4 +158,6 @@ def from_psycopg(error: psycopg.Error) -> DatabaseError:
             f"the database does not answer: {message}",
             "check DATABASE_URL, or start the local stack with make up",
         )
+    if state.startswith("22"):  # a value that is none of its type
+        return DatabaseError(message, diag.message_hint)
     return DatabaseError(f"{message} (SQLSTATE {state})", diag.message_hint)

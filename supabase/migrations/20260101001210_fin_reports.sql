@@ -318,8 +318,8 @@ as $$
     end
     from (select cell #>> '{}' as value) as given
     cross join lateral (
-        -- A spreadsheet takes text that begins like this for a formula.
-        select case when given.value ~ '^[=+@\t\r\n-]' then '''' else '' end || given.value as value
+        -- A spreadsheet takes text that begins like this for a formula (OWASP, CSV Injection).
+        select case when given.value ~ '^[=+@\t\r\n＝＋＠－-]' then '''' else '' end || given.value as value
     ) as safe
 $$;
 comment on function app.csv_cell(jsonb) is

@@ -1,11 +1,13 @@
 """What messages say: every template on every channel, formats of Brazil, and data that attacks."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
 
+import nh3
 import psycopg
 import pytest
 from hypothesis import given
@@ -155,6 +157,8 @@ def test_hostile_data_is_shown_not_run(renewal: dict[str, Any], attack: str) -> 
     assert page.tags == calm.tags
     shown = " ".join(attack.split())
     assert page.text.count(shown) >= 3
+    # A second opinion, by the parser of a browser: without tags and scripts nothing of it is gone.
+    assert html.unescape(nh3.clean(words.html, tags=set())).count(shown) >= 3
     assert words.subject == shown
     assert attack.partition("\n")[0].strip() in written(hostile, "whatsapp").text
     assert "49" not in words.text + words.html

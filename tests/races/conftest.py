@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.races.catalogue")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --rounds."""

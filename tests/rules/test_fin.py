@@ -637,6 +637,32 @@ def test_a_cell_is_written_so_that_it_stays_what_it_is(
     assert db.execute("select app.csv_cell(%s)", (Jsonb(cell),)).fetchone() == (expected,)
 
 
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
+        | st.sampled_from(
+            ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\uff1d1", '"=1', 'a;"b"\r\nc', "'="]
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_no_text_is_a_formula_and_every_text_comes_back(db: Connection, texts: list[str]) -> None:
+    rows = [{"a": text, "b": "x"} for text in texts]
+    answer = db.execute(
+        "select app.to_csv(array['a', 'b'], array['A', 'B'], %s)", (Jsonb(rows),)
+    ).fetchone()
+    assert answer is not None
+    _, *lines = csv.reader(io.StringIO(answer[0].removeprefix("\ufeff"), newline=""), delimiter=";")
+    assert len(lines) == len(texts)
+    for (cell, _), text in zip(lines, texts, strict=True):
+        assert cell in {text, f"'{text}"}
+        assert not cell.startswith(
+            ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+        )
+
+
 def test_the_summary_exports_every_figure_of_it(db: Connection, world: World) -> None:
     row = db.execute(
         "select public.get_cfo_summary(%s, %s), public.export_report_csv(%s, 'cfo', %s)",

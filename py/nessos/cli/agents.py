@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from nessos.cli import organization, output
+from nessos.cli.given import read_json, read_json_from_stdin
 from nessos.cli.organization import OrgOption
 from nessos.cli.output import DryRunOption, JsonOption, YesOption
 from nessos.errors import NessosError, UsageError
@@ -107,20 +108,17 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Have an agent work; a running worker does it."""
-    import sys
-    from json import JSONDecodeError, loads
-
     from psycopg.types.json import Jsonb
 
     from nessos.db import connect
     from nessos.target import resolve
 
-    try:
-        value = loads(sys.stdin.read() if given == "-" else given)
-    except JSONDecodeError as error:
-        raise UsageError(
-            f"--input is no JSON: {error}", """as --input '{"tema": "…"}'"""
-        ) from error
+    way_out = """as --input '{"tema": "…"}'"""
+    value = (
+        read_json_from_stdin(what="--input", way_out=way_out)
+        if given == "-"
+        else read_json(given, what="--input", way_out=way_out)
+    )
     with connect(resolve().database_url.get_secret_value()) as connection:
         found = organization.find(connection, org)
         row = connection.execute(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from nessos.cli import organization, output
+from nessos.cli.given import read_json_from_stdin
 from nessos.cli.organization import OrgOption
 from nessos.cli.output import DryRunOption, JsonOption, YesOption
 from nessos.errors import PartialError, UsageError
@@ -150,15 +151,10 @@ def rotate(*, dry_run: DryRunOption = False, json: JsonOption = False) -> None:
 
 def _given(provider: str) -> Mapping[str, str]:
     """Ask for the fields of a provider, or read them from standard input."""
-    import json
-
     from nessos import credentials
 
     if not sys.stdin.isatty():
-        try:
-            given: Any = json.loads(sys.stdin.read())
-        except ValueError:
-            given = None
+        given = read_json_from_stdin(what="standard input", way_out="pipe a JSON object of texts")
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise UsageError("standard input is not a JSON object of texts")
         return given

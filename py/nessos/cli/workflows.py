@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from nessos.cli import organization, output
+from nessos.cli.given import read_json
 from nessos.cli.organization import OrgOption
 from nessos.cli.output import JsonOption, YesOption
 from nessos.errors import NessosError, UsageError
@@ -261,14 +262,9 @@ def _print(rows: list[dict[str, Any]], *, json: bool, title: str) -> None:
 
 
 def _read(file: Path) -> object:
-    from json import JSONDecodeError, loads
-
     from psycopg.types.json import Jsonb
 
-    try:
-        return Jsonb(loads(file.read_text(encoding="utf-8")))
-    except (JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no JSON: {error}", "see docs/workflows.md") from error
+    return Jsonb(read_json(file.read_bytes(), what=str(file), way_out="see docs/workflows.md"))
 
 
 def _decide(
