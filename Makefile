@@ -90,6 +90,6 @@ reference: install-dev
 bench: install-dev
 	$(BIN)/python -m bench
 
-# Takes hours. One of them alone: .venv/bin/python -m tests.proof mutations
+# An hour or two. One of them alone: .venv/bin/python -m tests.proof mutations
 proof: install-dev
 	$(BIN)/python -m tests.proof

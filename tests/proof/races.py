@@ -4,18 +4,13 @@ A race that holds by luck fails in one of the rounds; one that could not fail is
 round plays as well.
 """
 
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
-from xml.etree import ElementTree as ET
 
-from nessos.settings import ROOT
 from tests.proof.section import Run, Section, Table
+from tests.proof.suites import Case, cases
 from tests.races.catalogue import CATALOGUE
 from tests.races.race import Race
 
@@ -24,24 +19,8 @@ ROUNDS: Final = 10
 
 def prove(run: Run) -> Section:
     """Play the whole catalogue ten times, and run everything else in tests/races once."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "races.xml")
-        run.say(f"  {len(CATALOGUE)} races in {ROUNDS} rounds")
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "pytest", "tests/races", "-q", f"--rounds={ROUNDS}"),
-                *("-n", str(run.processes), "--dist", "load", f"--junitxml={report}"),
-            ],
-            cwd=ROOT,
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
-        if not report.exists():
-            return Section(
-                title="Races", summary="not played", is_kept=False, failures=("pytest has written no report",)
-            )  # fmt: skip
-        # Our own report of a moment ago, not something received.
-        return judge(ET.parse(report).iter("testcase"))  # noqa: S314
+    run.say(f"  {len(CATALOGUE)} races in {ROUNDS} rounds")
+    return judge(cases(run, "tests/races", f"--rounds={ROUNDS}", spread="load"))
 
 
 @dataclass
@@ -54,27 +33,24 @@ class _Tally:
     noticed: str = ""
 
 
-def judge(cases: Iterable[ET.Element], races: Collection[Race] = CATALOGUE.values()) -> Section:
-    """Tell from the cases of a report whether every race has held and every broken variant was noticed."""
+def judge(ran: Iterable[Case], races: Collection[Race] = CATALOGUE.values()) -> Section:
+    """Tell from a run whether every race has held and every broken variant was noticed."""
     tallies = {race.name: _Tally() for race in races}
     others: Counter[bool] = Counter()
     failures: list[str] = []
-    for case in cases:
-        properties = {
-            one.get("name"): one.get("value", "") for one in case.iterfind("properties/property")
-        }
-        has_passed = case.find("failure") is None and case.find("error") is None
-        if (name := properties.get("race")) is not None:
+    for case in ran:
+        has_passed = not case.failure
+        if (name := case.properties.get("race")) is not None:
             tallies[name].played[has_passed] += 1
-        elif (name := properties.get("broken")) is not None:
+        elif (name := case.properties.get("broken")) is not None:
             tallies[name].broken[has_passed] += 1
-            tallies[name].noticed = properties.get("noticed", tallies[name].noticed)
-        elif (name := properties.get("in turn")) is not None:
+            tallies[name].noticed = case.properties.get("noticed", tallies[name].noticed)
+        elif (name := case.properties.get("in turn")) is not None:
             tallies[name].in_turn[has_passed] += 1
         else:
             others[has_passed] += 1
         if not has_passed:
-            failures.append(_failure(case))
+            failures.append(case.again)
     failures += [
         f"{race.name}: not played in this run"
         for race in races
@@ -112,11 +88,3 @@ def judge(cases: Iterable[ET.Element], races: Collection[Race] = CATALOGUE.value
 
 def _of(counts: Counter[bool]) -> str:
     return f"{counts[True]} of {counts.total()}"
-
-
-def _failure(case: ET.Element) -> str:
-    problem = case.find("failure")
-    problem = case.find("error") if problem is None else problem
-    words = "" if problem is None else problem.get("message", "").partition("\n")[0]
-    file = case.get("classname", "").replace(".", "/") + ".py"
-    return f"{case.get('name')}: {words} (again: .venv/bin/pytest '{file}::{case.get('name')}' --rounds={ROUNDS})"

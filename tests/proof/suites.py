@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -34,34 +34,40 @@ class Case:
 
     @property
     def again(self) -> str:
-        """How to see a failure again."""
-        return f".venv/bin/pytest {self.file} -k '{self.sentence.split(' ', 1)[0]}': {self.failure}"
+        """The failure, and how to see it again."""
+        return f"{self.sentence} [{self.parameters}]: {self.failure} (again: .venv/bin/pytest {self.file})"
 
 
-def cases(paths: Sequence[str], run: Run) -> list[Case]:
-    """Run tests and return them in their order."""
+def cases(run: Run, *arguments: str, spread: str = "loadfile") -> list[Case]:
+    """Run tests and return them in their order.
+
+    Args:
+        run: How many processes may be at work.
+        arguments: Paths and options of pytest.
+        spread: How xdist deals them out.
+
+    Returns:
+        The tests that were run; none if pytest could not begin.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "report.xml")
         subprocess.run(
             [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-n",
-                str(run.processes),
-                "--dist",
-                "loadfile",
-                f"--junit-xml={path}",
-                *paths,
+                *(sys.executable, "-m", "pytest", "-q", "-n", str(run.processes)),
+                *("--dist", spread, f"--junit-xml={path}", *arguments),
             ],
             cwd=ROOT,
             check=False,
             stdout=subprocess.DEVNULL,
         )
-        tree = ET.parse(path)  # noqa: S314 - written by the line above
+        # Our own report of a moment ago, not something received.
+        return read_cases(ET.parse(path).iter("testcase")) if path.exists() else []  # noqa: S314
+
+
+def read_cases(elements: Iterable[ET.Element]) -> list[Case]:
+    """Read the cases of a report of pytest's."""
     found = []
-    for element in tree.iter("testcase"):
+    for element in elements:
         name, _, parameters = element.get("name", "").partition("[")
         # Of several outcomes the first speaks: a failure, then an error while tidying up.
         bad = next((one for one in element if one.tag in {"failure", "error"}), None)
@@ -70,7 +76,7 @@ def cases(paths: Sequence[str], run: Run) -> list[Case]:
                 f"{element.get('classname', '').replace('.', '/')}.py",
                 name.removeprefix("test_").replace("_", " "),
                 parameters.removesuffix("]"),
-                "" if bad is None else re.sub(r"\s+", " ", bad.get("message", "failed"))[:200],
+                "" if bad is None else re.sub(r"\s+", " ", bad.get("message") or "failed")[:200],
                 {one.get("name", ""): one.get("value", "") for one in element.iter("property")},
             )
         )
@@ -79,10 +85,11 @@ def cases(paths: Sequence[str], run: Run) -> list[Case]:
 
 def matrix(run: Run) -> Section:
     """Execute the access matrix: every relation and function, every actor, every verb."""
-    ran = cases(["tests/access"], run)
+    ran = cases(run, "tests/access")
     cells: Counter[str] = Counter()
     for case in ran:
-        cells[case.sentence] += int(case.properties.get("cells", 0))
+        rule = case.parameters.partition("-")[0] if case.sentence == "cells" else case.sentence
+        cells[rule] += int(case.properties.get("cells", 0))
     failures = tuple(case.again for case in ran if case.failure)
     return Section(
         title="Access matrix",
@@ -101,7 +108,7 @@ def matrix(run: Run) -> Section:
 
 def kills(run: Run) -> Section:
     """Kill workers, runners and databases at every moment the fault suite knows."""
-    ran = cases(["tests/faults"], run)
+    ran = cases(run, "tests/faults")
     failures = tuple(case.again for case in ran if case.failure)
     return Section(
         title="Kill matrix",

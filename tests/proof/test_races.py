@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.proof.races import judge
+from tests.proof.suites import Case, read_cases
 from tests.races.catalogue import CATALOGUE
 
 HELD = '<testcase name="a"><properties><property name="race" value="{0}"/></properties></testcase>'
@@ -24,10 +25,10 @@ OTHER = '<testcase name="c"/>'
 RACES = list(CATALOGUE.values())[:2]
 
 
-def cases(*lines: str) -> list[ET.Element]:
+def cases(*lines: str) -> list[Case]:
     """Read the cases of a report with these lines for each of two races."""
     text = "".join(line.format(race.name) for race in RACES for line in lines)
-    return list(ET.fromstring(f"<suite>{text}</suite>"))  # noqa: S314 - written above
+    return read_cases(ET.fromstring(f"<suite>{text}</suite>"))  # noqa: S314 - written above
 
 
 def test_races_that_hold_and_are_noticed_without_their_guard_keep_the_proof() -> None:
