@@ -5,6 +5,8 @@ import json
 import psycopg
 import pytest
 
+from tests.access.matrix import MINE, replica
+from tests.access.rows import Rows
 from tests.people import (
     Connection,
     World,
@@ -363,3 +365,20 @@ def test_a_visitor_reads_and_writes_no_table_of_people(db: Connection) -> None:
         for table in ("leads", "memberships", "clients", "contracts"):
             with denied():
                 count(db, table)
+
+
+def test_a_person_who_has_left_does_not_even_see_what_he_asked_for(
+    db: Connection, world: World
+) -> None:
+    rows = Rows(db)
+    rows.fill(MINE)
+    query = "select count(*) from agent_suggestions"
+    person = world.a.member("sales")
+    with replica(db):
+        db.execute("update agent_suggestions set created_by = %s, module = 'crm'", (person,))
+    with as_person(db, person):
+        assert db.execute(query).fetchone() == (1,)
+    with replica(db):
+        db.execute("delete from memberships where user_id = %s", (person,))
+    with as_person(db, person):
+        assert db.execute(query).fetchone() == (0,)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from nessos.settings import ROOT
@@ -19,16 +20,20 @@ def budgets(run: Run) -> Section:
         stdout=subprocess.PIPE,
         text=True,
     )
-    figures: list[dict[str, Any]] = json.loads(answer.stdout)
+    return section(json.loads(answer.stdout))
+
+
+def section(figures: Sequence[dict[str, Any]]) -> Section:
+    """Say which budgets are kept; `figures` are those of the bench, as JSON."""
     recalls = [one for one in figures if "recall" in one["what"]]
     missed = [one for one in figures if one["is_kept"] is False]
     judged = [one for one in figures if one["is_kept"] is not None]
-    lowest = min(one["value"] for one in recalls)
+    lowest = min((one["value"] for one in recalls), default=0)
     return Section(
         title="Budgets and recall",
         summary=f"{len(judged) - len(missed)} of {len(judged)} budgets kept,"
         f" recall@10 at least {lowest:.3f} in {len(recalls)} bands",
-        is_kept=not missed,
+        is_kept=bool(judged) and bool(recalls) and not missed,
         tables=(
             Table(
                 caption="Recall@10 against exact search, by passages of the organisation",

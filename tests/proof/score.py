@@ -297,12 +297,13 @@ WITNESSES: Final = (_law, _refusal, _callers, _roles, _audit, _cell)
 
 @functools.cache
 def _sources() -> dict[str, str]:
-    folders = ("rules", "knowledge")
+    folders = ("rules", "knowledge", "access")
+    in_place = ("test_refusals.py", "test_audit.py", "test_matrix.py", "test_functions.py")
     return {
         str(path.relative_to(ROOT)): path.read_text()
         for folder in folders
         for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))
-        if path.name not in {"test_refusals.py", "test_audit.py"}  # asked in place
+        if path.name not in in_place
     }
 
 
