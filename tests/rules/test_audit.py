@@ -1,25 +1,9 @@
 """Every change of people's rights, of money and contracts, of policies leaves a line in the audit log."""
 
-from collections.abc import Iterator
-
-import psycopg
 import pytest
 
-from tests.access.matrix import PLACES
-from tests.access.rows import Rows
 from tests.people import Connection
 from tests.rules.audit import TABLES, unrecorded
-
-
-@pytest.fixture(scope="module")
-def filled(db_url: str) -> Iterator[Connection]:
-    """A database with rows in every tenant table."""
-    with psycopg.connect(db_url) as connection:
-        rows = Rows(connection)
-        for place in PLACES:
-            rows.fill(place)
-        yield connection
-        connection.rollback()
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -1,25 +1,7 @@
 """Every check constraint refuses something that nothing else would have refused."""
 
-from collections.abc import Iterator
-
-import psycopg
-import pytest
-
-from tests.access.matrix import PLACES
-from tests.access.rows import Rows
 from tests.people import Connection
 from tests.rules.refusals import Check, accepted, checks, examples
-
-
-@pytest.fixture(scope="module")
-def filled(db_url: str) -> Iterator[Connection]:
-    """A database with rows in every tenant table."""
-    with psycopg.connect(db_url) as connection:
-        rows = Rows(connection)
-        for place in PLACES:
-            rows.fill(place)
-        yield connection
-        connection.rollback()
 
 
 def test_every_check_has_an_example_and_every_example_its_check(filled: Connection) -> None:
