@@ -37,6 +37,7 @@ MALFORMED: Final = (
     "x" * 300,
 )
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DRAWN: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _COMPARED: Final = ("eq", "neq", "gt", "gte", "lt", "lte")
 _NUMBERS: Final = ("integer", "bigint", "smallint", "numeric", "double precision", "real")
 
@@ -287,7 +288,10 @@ class Drawer:
             for relation in self.catalog.relations
             for row in getattr(relation, side)
             for value in row.values()
-            if isinstance(value, str) and value and value not in self.catalog.withheld
+            # Ids drawn at random stand in another place of the list each time.
+            if isinstance(value, str)
+            and value not in {"", *self.catalog.withheld}
+            and not _DRAWN.fullmatch(value)
         }
 
     def draw(self, number: int) -> Request:
@@ -554,11 +558,21 @@ class Drawer:
         if argument.type == "uuid":
             return self.random.choice(self._ids(argument.name, side))
         if argument.type == "text" and self._maybe(0.6):
-            return self.random.choice(self.values[side])
+            namesakes = self._namesakes(argument.name, side)
+            return self.random.choice(namesakes or self.values[side])
         value = self._invented(argument.type.removesuffix("[]"))
         if argument.type.endswith("[]"):
             return [value]
         return self._parsed(value)
+
+    def _namesakes(self, name: str, side: str) -> list[str]:
+        """Return the texts that stand in columns called like an argument."""
+        return [
+            row[name]
+            for one in self.catalog.relations
+            for row in getattr(one, side)
+            if isinstance(row.get(name), str) and row[name] not in self.catalog.withheld
+        ]
 
     def _ids(self, name: str, side: str) -> list[str]:
         """Return ids of the table an argument is named after, or of any."""
