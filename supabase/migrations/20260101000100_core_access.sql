@@ -417,6 +417,21 @@ comment on function app.caller_org_ids() is
     'choice name it first, because an or alone keeps the planner from reading a page of a list '
     'in the order of an index.';
 
+create function app.is_outsider(org uuid) returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return current_setting('role', true) in ('anon', 'authenticated')
+        and not is_outsider.org = any(app.caller_org_ids());
+end;
+$$;
+comment on function app.is_outsider(uuid) is
+    'Whether a client asks who is nothing at all in the organisation. Triggers run before the '
+    'policies refuse: one that looks at other rows of the organisation asks this first, or its '
+    'answer would tell strangers about them.';
+
 create function app.client_ids() returns uuid[]
 language plpgsql
 stable
@@ -632,7 +647,7 @@ as $$
 declare
     v_user uuid := (to_jsonb(new) ->> tg_argv[0])::uuid;
 begin
-    if v_user is not null and not exists (
+    if v_user is not null and not app.is_outsider(new.org_id) and not exists (
         select from public.memberships as m where m.org_id = new.org_id and m.user_id = v_user
     ) then
         perform app.raise_error(

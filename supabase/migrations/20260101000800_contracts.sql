@@ -266,12 +266,7 @@ declare
     v_year integer := extract(year from app.org_today(org));
     v_last integer;
 begin
-    -- Triggers call this before the policies are asked: a stranger would wait for a number, or learn
-    -- whether there is such an organisation.
-    if
-        current_setting('role', true) in ('anon', 'authenticated')
-        and not next_number.org = any(app.caller_org_ids())
-    then
+    if app.is_outsider(org) then -- who would wait for a number, before a policy refuses
         perform app.raise_error(
             'not_allowed', 'You are not a member of this organisation.',
             'Ask an admin of the organisation.'

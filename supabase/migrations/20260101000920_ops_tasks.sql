@@ -59,7 +59,7 @@ security definer
 set search_path = ''
 as $$
 begin
-    if not exists (
+    if not app.is_outsider(new.org_id) and not exists (
         select from public.memberships as m
         where
             m.org_id = new.org_id and m.user_id = new.assignee_id

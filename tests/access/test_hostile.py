@@ -151,3 +151,31 @@ def test_nobody_is_named_who_is_not_a_member(
             f"insert into {table} ({', '.join(values)}) values ({', '.join(['%s'] * len(values))})",
             list(values.values()),
         )
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "title"),
+    [
+        ("tasks", "assignee_id", "title"),
+        ("leads", "owner_id", "name"),
+        ("contracts", "commercial_manager_id", "title"),
+    ],
+)
+def test_a_stranger_does_not_learn_who_belongs_to_an_organisation(
+    db: Connection, world: World, table: str, column: str, title: str
+) -> None:
+    """Guards run before the policies refuse: they say the same of a member and of somebody who is none."""
+    answers = set()
+    for person in (world.b.member("ops"), world.stranger):
+        with (
+            pytest.raises(psycopg.Error) as caught,
+            db.transaction(),
+            as_member(db, world.a, "owner"),
+        ):
+            db.execute(
+                f"insert into {table} (org_id, {title}, {column}) values (%s, 'x', %s)",
+                (world.b.org, person),
+            )
+        answers.add((caught.value.sqlstate, caught.value.diag.message_primary))
+    assert len(answers) == 1
+    assert answers.pop()[0] in {"42501", "PT403"}
