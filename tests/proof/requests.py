@@ -547,7 +547,7 @@ class Drawer:
                 for name, value in body.items()
             )
             return Request(actor, "GET", path, params)
-        return Request(actor, "POST", path, (), tuple(self._preferences()[:0]), body)
+        return Request(actor, "POST", path, (), tuple(self._preferences()), body)
 
     def _argument(self, argument: Argument) -> Any:
         if self._maybe(0.04):
