@@ -48,7 +48,9 @@ COMPARED: Final = (
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d(:\d\d)?|Z)?")
 _TRANSACTION: Final = re.compile(r'"xid":\s*"\d+"')
-_PREFIX: Final = re.compile(r'"\w+_prefix":\s*"\w+"')  # by which people tell their tokens apart
+_PREFIX: Final = re.compile(
+    r'"[a-z]{2,12}_[0-9a-f]{6,10}"'
+)  # by which people tell their tokens apart
 _OPAQUE: Final = re.compile(r"\b[A-Za-z0-9_-]{24,}\b")
 
 CALLERS: Final = {
@@ -206,7 +208,7 @@ class Pair:
 
     def normal(self, text: str) -> str:
         """Replace what differs by chance: new ids and tokens, transactions, the moments of now()."""
-        text = _PREFIX.sub('"prefix": "<opaque>"', text)
+        text = _PREFIX.sub('"<opaque>"', text)
         text = _TRANSACTION.sub('"xid": "<xid>"', text)
         text = _UUID.sub(lambda m: m[0] if m[0] in self.known else "<new id>", text)
         text = _MOMENT.sub(lambda m: "<now>" if _is_recent(m[0]) else m[0], text)
