@@ -36,7 +36,13 @@ GRANTS: Final[Mapping[str, str]] = {
     "alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;",
 }
 STRONG: Final = ("AccessExclusiveLock", "ExclusiveLock", "ShareRowExclusiveLock", "ShareLock")
-ACCESS: Final = ("test_matrix.py", "test_functions.py", "test_membership.py", "test_hostile.py")
+ACCESS: Final = (
+    "test_matrix.py",
+    "test_functions.py",
+    "test_membership.py",
+    "test_roles.py",
+    "test_hostile.py",
+)
 
 
 @dataclass(frozen=True)
